@@ -1,0 +1,57 @@
+"""Edit notebooks as text and run them in a fresh kernel.
+
+    python nbs/_tools/nb.py text nbs/weights.ipynb    write nbs/weights.py, in the percent format, to edit
+    python nbs/_tools/nb.py back nbs/weights.py       put the edited text back into the notebook; cell ids and outputs stay
+    python nbs/_tools/nb.py run nbs/weights.ipynb …   export the package, run each notebook in a fresh kernel, save its outputs, clean
+
+`back` makes the notebook where there is none. The text files are not committed; the notebooks are.
+"""
+import os, subprocess, sys
+from pathlib import Path
+
+import jupytext, nbformat
+from nbclient import NotebookClient
+
+root = Path(__file__).resolve().parents[2]
+
+def text(path):
+    "Write the notebook `path` as a percent-format file beside it"
+    nb = jupytext.read(path)
+    nb.metadata.pop('jupytext', None)
+    out = Path(path).with_suffix('.py')
+    out.write_text(jupytext.writes(nb, fmt='py:percent'), encoding='utf-8')
+    print(out)
+
+def back(path):
+    "Put the percent-format file `path` into the notebook beside it, keeping ids and outputs of cells that did not change"
+    path = Path(path)
+    nb_path = path.with_suffix('.ipynb')
+    if not nb_path.exists(): nbformat.write(nbformat.v4.new_notebook(), nb_path)
+    subprocess.run([sys.executable, '-m', 'jupytext', '--quiet', '--update', '--to', 'ipynb', str(path)], check=True)
+    clean(nb_path)
+    print(nb_path)
+
+def clean(path): subprocess.run(['nbdev-clean', '--fname', str(path)], check=True, cwd=root)
+
+def export(): subprocess.run(['nbdev-export'], check=True, cwd=root)
+
+def run(path, timeout=1800):
+    "Run the notebook `path` in a fresh kernel and save it with its outputs, cleaned; on an error nothing is saved"
+    path = Path(path).resolve()
+    nb = nbformat.read(path, as_version=4)
+    nb.cells = [c for c in nb.cells if c.source.strip()]
+    client = NotebookClient(nb, timeout=timeout, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}})
+    client.execute()
+    nbformat.write(nb, path)
+    clean(path)
+    print(path.relative_to(root))
+
+def main(verb='', *paths):
+    verbs = dict(text=text, back=back, run=run)
+    if verb not in verbs or not paths: sys.exit(__doc__)
+    # the checkout's own package, one thread: equal sums on every run, so that unchanged notebooks give unchanged outputs
+    os.environ.update(PYTHONPATH=str(root), OMP_NUM_THREADS='1', PYTHONHASHSEED='0', PYDEVD_DISABLE_FILE_VALIDATION='1')
+    if verb == 'run': export()
+    for p in paths: verbs[verb](p)
+
+if __name__ == '__main__': main(*sys.argv[1:])
