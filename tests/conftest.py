@@ -1,0 +1,23 @@
+"What every test shares: where the checkout is, and a coverage floor for whole runs only"
+import os, subprocess
+from pathlib import Path
+
+import pytest
+
+root = Path(__file__).resolve().parent.parent
+os.environ.setdefault('MPLBACKEND', 'agg')
+os.environ.setdefault('OMP_NUM_THREADS', '1')  # two workers on two cores; equal sums on every machine
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    "A part of the suite cannot reach the floor of the whole: hold the floor only where the whole is run"
+    whole = config.args_source == pytest.Config.ArgsSource.TESTPATHS and not (config.option.keyword or config.option.markexpr)
+    if not whole and hasattr(config.option, 'cov_fail_under'): config.option.cov_fail_under = 0
+
+def tracked(*patterns):
+    "Files of the checkout that git tracks, plus new ones that it does not ignore, relative to the root"
+    out = subprocess.run(['git', 'ls-files', '--cached', '--others', '--exclude-standard', *patterns],
+                         cwd=root, capture_output=True, text=True, check=True).stdout
+    return sorted(Path(f) for f in out.splitlines() if (root/f).exists())
+
+def notebooks(): return [f for f in tracked('nbs/*.ipynb', 'nbs/**/*.ipynb') if not any(p.startswith(('_', '.')) for p in f.parts)]
