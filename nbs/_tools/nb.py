@@ -50,7 +50,8 @@ def main(verb='', *paths):
     verbs = dict(text=text, back=back, run=run)
     if verb not in verbs or not paths: sys.exit(__doc__)
     # the checkout's own package, one thread: equal sums on every run, so that unchanged notebooks give unchanged outputs
-    os.environ.update(PYTHONPATH=str(root), OMP_NUM_THREADS='1', PYTHONHASHSEED='0', PYDEVD_DISABLE_FILE_VALIDATION='1')
+    os.environ.update(PYTHONPATH=str(root), OMP_NUM_THREADS='1', PYTHONHASHSEED='0', PYDEVD_DISABLE_FILE_VALIDATION='1',
+                      PYTHONWARNINGS='ignore::FutureWarning:torch.jit._script')  # fastai's, at import, with a path of this machine
     if verb == 'run': export()
     for p in paths: verbs[verb](p)
 
