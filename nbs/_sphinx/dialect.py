@@ -1,0 +1,133 @@
+"From nbdev's (that is, Quarto's) Markdown and cell options to MyST's"
+import html, re
+
+fence = re.compile(r'^\s*(```+|~~~+)')
+callout = re.compile(r'^:::+\s*\{\.callout-(\w+)\s*(.*?)\}\s*$')
+option = re.compile(r'^#\|\s*([\w-]+)\s*:\s*(.*?)\s*$', re.M)
+heading = re.compile(r'^(#{1,6})\s+(.*?)\s*(?:\{#([\w.-]+)[^}]*\})?\s*$')
+kinds = dict(note='note', tip='tip', warning='warning', important='important', caution='caution')
+
+def cell(kind, source, **metadata):
+    "A new cell of a notebook"
+    res = dict(cell_type=kind, metadata=metadata, source=source)
+    return res | (dict(outputs=[], execution_count=None) if kind == 'code' else {})
+
+class Markdown:
+    "Translates the Markdown of one page, minding code fences and the depth of headings from cell to cell"
+    def __init__(self, links): self.links,self.depth,self.section = links,1,''
+
+    def __call__(self, text):
+        out,inside = [],None
+        for line in text.splitlines():
+            if m := fence.match(line):
+                if not inside: inside = m[1]
+                elif line.strip().startswith(inside): inside = None
+                out.append(line)
+            elif inside or line.startswith('    '): out.append(line)
+            else: out.append(self.line(line))
+        return '\n'.join(out)
+
+    def line(self, line):
+        if m := callout.match(line): return self.callout(m[1], m[2])
+        if line.startswith('%'): return '\\'+line  # MyST's mark of a comment
+        if m := heading.match(line): return self.heading(len(m[1]), m[2], m[3])
+        return self.links.line(line)
+
+    def heading(self, level, text, anchor=None):
+        "A heading at most one deeper than the one before it"
+        self.depth = min(level, self.depth+1)
+        self.section = re.sub(r'[`*_]', '', text)
+        return (f'({anchor})=\n' if anchor else '') + '#'*self.depth + ' ' + text
+
+    def callout(self, kind, attrs):
+        title = re.search(r'title="([^"]*)"', attrs)
+        cls = kinds.get(kind, 'note')
+        return f':::{{admonition}} {title[1]}\n:class: {cls}' if title else f':::{{{cls}}}'
+
+class Shown:
+    "Writes what is to be said of an object as MyST: heading, Sphinx object, words, definition list, source"
+    def __init__(self, md): self.md = md
+
+    def __call__(self, rec):
+        level = rec.level or (3 if self.md.depth > 1 else 2)
+        head = self.md.heading(level, f'`{rec.name}`')
+        return f'<span id="{rec.name.lower()}"></span>\n\n{head}\n\n{self.object(rec)}'
+
+    def object(self, rec, colons=6):
+        "The directive of Python's domain, with all that belongs to the object inside"
+        body = [f':module: {rec.module}', ':no-contents-entry:', '']
+        if rec.bases: body.append(f'Bases: {", ".join(self.md.links.code(o) for o in rec.bases.split(", "))}\n')
+        if rec.doc: body.append(self.md(rec.doc)+'\n')
+        if any(p.doc for p in rec.params): body.append(self.params(rec))
+        if rec.returns: body.append('\n'.join(self.item('returns', rec.returns))+'\n')
+        if rec.source and colons == 6: body.append(self.source(rec))
+        body += [self.object(o, colons-1) for o in rec.members]
+        return f'{":"*colons}{{py:{rec.kind}}} {rec.name}{rec.call}\n' + '\n'.join(body) + f'\n{":"*colons}\n'
+
+    def item(self, term, p):
+        "One entry of a definition list: name, type and default, then the words"
+        typ = f'`{p.anno}`{{.type}}' if p.anno else ''
+        if p.anno and re.fullmatch(r'[\w.]+', p.anno) and (link := self.md.links.find(p.anno)): typ = link
+        default = f' = `{p.default}`' if p.default else ''
+        return [f'{term} {typ}{default}'.rstrip(), f': {self.md.links.line(" ".join(p.doc.split()))}', '']
+
+    def params(self, rec): return '{.params}\n' + '\n'.join(l for p in rec.params if p.doc for l in self.item(f'**`{p.name}`**', p))
+
+    def source(self, rec):
+        return f'<details class="source"><summary>Source</summary>\n\n```python\n{rec.source.rstrip()}\n```\n\n</details>\n'
+
+def outputs(outs, where):
+    "The outputs of a cell without what has nothing to show; an error stops the build"
+    res = []
+    for o in outs:
+        if o['output_type'] == 'error': raise RuntimeError(f"{where}: the notebook was committed with an error: {o['ename']}: {o['evalue']}")
+        data = dict(o.get('data', {}))
+        if 'text/html' in data:
+            h = re.sub(r'<style>.*?</style>', '', ''.join(data['text/html']), flags=re.S)
+            if not h.strip(): continue
+            data['text/html'] = h
+        res.append({**o, 'data':data} if data else dict(o))
+    return res
+
+def code(c, md, where):
+    "A code cell with Quarto's options turned into MyST-NB's tags"
+    opts = dict(option.findall(c.source))
+    source = option.sub('', c.source).strip('\n')
+    tags = []
+    if opts.get('echo') == 'false': tags.append('remove-input')
+    if opts.get('output') == 'false': tags.append('remove-output')
+    if opts.get('include') == 'false': return None
+    if opts.get('code-fold') == 'true': tags.append('hide-input')
+    outs = outputs(c.get('outputs', []), where)
+    alt = html.escape((opts.get('fig-alt') or opts.get('fig-cap') or f'Picture: {md.section}').strip('"'))
+    image = {'alt':alt}
+    if w := next((m['width'] for o in outs for k,m in o.get('metadata', {}).items() if k == 'image/png' and 'width' in m), None): image['width'] = f'{w}px'
+    return {**cell('code', source), 'metadata':dict(tags=tags, mystnb=dict(image=image)), 'outputs':outs, 'execution_count':c.get('execution_count')}
+
+def title(nb):
+    "The page's title, its one line, and its module"
+    fm = nb.frontmatter_
+    res = f"# {fm['title']}\n"
+    if nb.module: res += f"\n```{{py:module}} {nb.module}\n```\n"
+    if fm.get('description'): res += f"\n{{.lead}}\n{fm['description']}\n"
+    if nb.module: res += f"\n{{.module}}\n`{nb.module}`\n"
+    return res
+
+def to_myst(nb, name, links):
+    "Return the processed notebook `nb` as a MyST notebook, a plain dict"
+    md = Markdown(links)
+    md.section = nb.frontmatter_['title']
+    shown,cells = Shown(md),[cell('markdown', title(nb))]
+    for c in nb.cells:
+        if c.cell_type == 'raw': continue
+        if getattr(c, 'show', None): new = cell('markdown', shown(c.show))
+        elif c.cell_type == 'markdown': new = cell('markdown', md(c.source))
+        else: new = code(c, md, f'nbs/{name}.ipynb')
+        if new: cells.append(new)
+    return dict(cells=cells, metadata=dict(kernelspec=dict(name='python3', display_name='Python 3', language='python'),
+                language_info=dict(name='python')), nbformat=4, nbformat_minor=4)
+
+def toctrees(sections):
+    "The hidden contents that make the sidebar"
+    one = lambda t,ps: f'```{{toctree}}\n:hidden:\n:caption: {t}\n\n' + '\n'.join(p.lower().removesuffix('.md') if p.endswith('.md') else p for p in ps) + '\n```\n'
+    return cell('markdown', '\n'.join(one(t, ps) for t,ps in sections if ps))
