@@ -25,8 +25,8 @@ def read_toc(path=here/'toc.yml'):
     for p in texts:
         if not (root/p).exists(): stop(f"toc.yml lists {p}, which is not in the repository")
     if twice := {p for p in listed if listed.count(p) > 1}: stop(f"toc.yml lists {', '.join(sorted(twice))} twice")
-    if missing := there-set(listed): stop(f"toc.yml does not list {', '.join(sorted(missing))}; add each where a reader should meet it")
     if absent := set(listed)-texts-there: stop(f"toc.yml lists {', '.join(sorted(absent))}, but there is no such notebook in nbs/")
+    if missing := there-set(listed): stop(f"toc.yml does not list {', '.join(sorted(missing))}; add each where a reader should meet it")
     return sections
 
 def write_sources(src, sections):
@@ -64,14 +64,14 @@ def build(out):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--out', type=Path, default=root/'_docs', help="the folder to write, replaced if there (default: _docs)")
+    parser.add_argument('--out', type=Path, help="the folder to write, replaced if there (default: _docs; for --readme the repository, which is kept)")
     parser.add_argument('--readme', action='store_true', help="write README.md from nbs/index.ipynb instead")
     args = parser.parse_args()
     if args.readme:
         from readme import write_readme
-        return write_readme()
-    rc = build(args.out.resolve())
-    if rc: stop("Sphinx found the faults above")
-    print(f"The site is in {args.out}; open {args.out/'index.html'}")
+        return write_readme(root, args.out)
+    out = (args.out or root/'_docs').resolve()
+    if build(out): stop("Sphinx found the faults above")
+    print(f"The site is in {out}; open {out/'index.html'}")
 
 if __name__ == '__main__': main()

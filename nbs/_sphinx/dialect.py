@@ -128,6 +128,8 @@ def to_myst(nb, name, links):
                 language_info=dict(name='python')), nbformat=4, nbformat_minor=4)
 
 def toctrees(sections):
-    "The hidden contents that make the sidebar"
-    one = lambda t,ps: f'```{{toctree}}\n:hidden:\n:caption: {t}\n\n' + '\n'.join(p.lower().removesuffix('.md') if p.endswith('.md') else p for p in ps) + '\n```\n'
+    "The hidden contents that make the sidebar; texts of the repository such as CHANGELOG.md are pages in lower case"
+    def one(caption, pages):
+        names = [p.lower().removesuffix('.md') if p.endswith('.md') else p for p in pages]
+        return '\n'.join(['```{toctree}', ':hidden:', f':caption: {caption}', '', *names, '```', ''])
     return cell('markdown', '\n'.join(one(t, ps) for t,ps in sections if ps))

@@ -80,7 +80,7 @@ class Readme:
         self.files[name] = data
         return f'![{self.section}]({self.images}/{name})'
 
-def write_readme(root=Path(__file__).resolve().parents[2], out=None):
+def write_readme(root, out=None):
     "Write README.md and its pictures below `out` (the repository itself if none), and remove pictures it no longer shows"
     out = Path(out or root)
     readme = Readme(read_page(root/'nbs'/'index.ipynb', root))

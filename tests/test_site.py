@@ -1,0 +1,83 @@
+"The site builds without a warning, and stands in a browser as it lies on the disk: search, console, width, requests"
+import filecmp, re, subprocess, sys
+
+import pytest
+
+from conftest import notebooks, root
+
+browser = pytest.importorskip('browser', reason="websockets is not installed: pip install -e '.[dev]'")
+pytestmark = pytest.mark.xdist_group('site')  # one worker builds the site, once
+build = [sys.executable, root/'nbs/_sphinx/build.py']
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory):
+    out = tmp_path_factory.mktemp('site')/'html'
+    res = subprocess.run([*build, '--out', out], cwd=root, capture_output=True, text=True)
+    assert res.returncode == 0, res.stdout + res.stderr[-8000:]
+    return out
+
+@pytest.fixture(scope='module')
+def tab(site):
+    if not browser.chromium(): pytest.skip("no chromium, chromium-browser or google-chrome on the path to open the site in")
+    with browser.Browser() as b: yield b
+
+def pages(site): return sorted(p.relative_to(site).as_posix() for p in site.rglob('*.html'))
+
+def test_every_notebook_has_its_page(site):
+    for nb in notebooks(): assert (site/nb.relative_to('nbs').with_suffix('.html')).exists(), nb
+
+def test_a_search_finds_a_public_name(site, tab):
+    tab.width(1280)
+    tab.go((site/'search.html').as_uri() + '?q=weights')
+    found = browser.until(lambda: tab.js("[...document.querySelectorAll('#search-results li a')].map(o => o.href)"), what='the search')
+    assert any(h.endswith('weights.html#fastai_ext.weights.weights') for h in found), found
+
+def test_pages_are_quiet_and_fit_a_phone(site, tab):
+    "No console error, no request beyond the disk, no sideways scrolling at 390 px"
+    tab.width(390)
+    wide = {}
+    for p in pages(site):
+        tab.go((site/p).as_uri())
+        if (w := tab.js('document.documentElement.scrollWidth')) > 390: wide[p] = (w, tab.js(widest))
+    assert wide == {}
+    assert tab.errors == []
+    assert [r for r in tab.requests if not re.match('file:|data:|about:', r)] == []
+
+# the innermost element that stands out to the right, for the message
+widest = "[...document.querySelectorAll('article *')].filter(o => o.getBoundingClientRect().right > 391).map(o => o.outerHTML.slice(0, 120)).at(-1)"
+
+def test_our_names_can_be_linked_to_from_elsewhere(site):
+    from sphinx.util.inventory import InventoryFile
+    with (site/'objects.inv').open('rb') as f: names = InventoryFile.load(f, 'https://example.org', lambda *o: '/'.join(o))
+    assert 'fastai_ext.weights.weights' in names['py:function'] and 'fastai_ext.weights' in names['py:module']
+    html = (site/'weights.html').read_text(encoding='utf-8')
+    assert 'id="fastai_ext.weights.weights"' in html and 'id="weights"' in html  # Sphinx's anchor and nbdev's
+
+def test_names_link_to_their_documentation(site):
+    html = (site/'contract.html').read_text(encoding='utf-8')
+    assert 'https://docs.fast.ai/' in html
+
+def test_readme_is_in_step(tmp_path):
+    "README.md and its pictures are what nbs/index.ipynb gives"
+    subprocess.run([*build, '--readme', '--out', tmp_path], check=True, capture_output=True)
+    for made in (p for p in tmp_path.rglob('*') if p.is_file()):
+        there = root/made.relative_to(tmp_path)
+        assert there.exists() and filecmp.cmp(made, there, shallow=False), f"{there.name}: run python nbs/_sphinx/build.py --readme"
+
+def test_links_of_the_readme_lead_somewhere():
+    text = (root/'README.md').read_text(encoding='utf-8')
+    for target in re.findall(r'\]\((?![a-z]+:|#)([^)#\s]+)', text): assert (root/target).exists(), target
+
+@pytest.mark.parametrize('toc,says', [('- A: [nowhere]', 'no such notebook'), ('- A: []', 'does not list'), ('- A: [weights, weights]', 'twice')])
+def test_a_page_missing_from_the_contents_stops_the_build(tmp_path, toc, says):
+    (tmp_path/'toc.yml').write_text(toc)
+    code = f"import sys; sys.path.insert(0, {str(root/'nbs/_sphinx')!r}); import build; build.read_toc(build.Path({str(tmp_path/'toc.yml')!r}))"
+    res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert res.returncode == 1 and says in res.stderr
+
+def test_a_committed_error_stops_the_build():
+    sys.path.insert(0, str(root/'nbs/_sphinx'))
+    try: from dialect import outputs
+    finally: sys.path.pop(0)
+    with pytest.raises(RuntimeError, match='x.ipynb.*ZeroDivisionError'):
+        outputs([dict(output_type='error', ename='ZeroDivisionError', evalue='division by zero')], 'x.ipynb')
