@@ -8,6 +8,8 @@ __all__ = []
 # %% ../nbs/all.ipynb #629c0aea
 from .weights import *
 from .regularize.penalty import *
+from .tabular.rows import *
 from .tabular.trees import *
+from .tabular.ensemble import *
 from .contract import *
 from .contract_harness import *

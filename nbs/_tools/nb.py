@@ -50,8 +50,9 @@ def main(verb='', *paths):
     verbs = dict(text=text, back=back, run=run)
     if verb not in verbs or not paths: sys.exit(__doc__)
     # the checkout's own package, one thread: equal sums on every run, so that unchanged notebooks give unchanged outputs
+    # and without what fastai says at import and at its first batch of a table, with paths of this machine
     os.environ.update(PYTHONPATH=str(root), OMP_NUM_THREADS='1', PYTHONHASHSEED='0', PYDEVD_DISABLE_FILE_VALIDATION='1',
-                      PYTHONWARNINGS='ignore::FutureWarning:torch.jit._script')  # fastai's, at import, with a path of this machine
+                      PYTHONWARNINGS='ignore::FutureWarning:torch.jit._script,ignore:The given NumPy array is not writable:UserWarning')
     if verb == 'run': export()
     for p in paths: verbs[verb](p)
 
