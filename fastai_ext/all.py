@@ -13,3 +13,6 @@ from .tabular.trees import *
 from .tabular.ensemble import *
 from .contract import *
 from .contract_harness import *
+from .vision.augment import *
+from .vision.mark import *
+from .vision.stamp import *
