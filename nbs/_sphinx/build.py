@@ -31,7 +31,7 @@ def read_toc(path=here/'toc.yml'):
 
 def write_sources(src, sections):
     "Write the MyST notebooks of all pages to the folder `src`"
-    from dialect import to_myst, toctrees
+    from dialect import names, to_myst, toctrees
     from links import Links
     from pages import read_page
     if src.exists(): shutil.rmtree(src)
@@ -39,6 +39,7 @@ def write_sources(src, sections):
     links = Links(pages)
     for name,page in pages.items():
         nb = to_myst(page, name, links)
+        if name == 'all': nb['cells'].append(names(pages, sections, links))
         if name == 'index': nb['cells'].append(toctrees(sections))
         dest = src/f'{name}.ipynb'
         dest.parent.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,6 @@ html_theme_options = dict(
     light_css_variables={'color-brand-primary':'#0b6e6e', 'color-brand-content':'#0b6e6e', 'color-brand-visited':'#3d6486'},
     dark_css_variables={'color-brand-primary':'#5fd0c5', 'color-brand-content':'#5fd0c5', 'color-brand-visited':'#9cc3dd', 'color-code-background':'#1c1f22'},
 )
-python_maximum_signature_line_length = 80
 python_display_short_literal_types = True
 add_module_names = False
 toc_object_entries = False

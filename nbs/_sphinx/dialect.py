@@ -1,6 +1,8 @@
 "From nbdev's (that is, Quarto's) Markdown and cell options to MyST's"
 import html, re
 
+from fastcore.nbio import NbCell
+
 fence = re.compile(r'^\s*(```+|~~~+)')
 callout = re.compile(r'^:::+\s*\{\.callout-(\w+)\s*(.*?)\}\s*$')
 option = re.compile(r'^#\|\s*([\w-]+)\s*:\s*(.*?)\s*$', re.M)
@@ -59,7 +61,7 @@ class Shown:
         if rec.bases: body.append(f'Bases: {", ".join(self.md.links.code(o) for o in rec.bases.split(", "))}\n')
         if rec.doc: body.append(self.md(rec.doc)+'\n')
         if any(p.doc for p in rec.params): body.append(self.params(rec))
-        if rec.returns: body.append('\n'.join(self.item('returns', rec.returns))+'\n')
+        if rec.returns: body.append(self.returns(rec.returns))
         if rec.source and colons == 6: body.append(self.source(rec))
         body += [self.object(o, colons-1) for o in rec.members]
         return f'{":"*colons}{{py:{rec.kind}}} {rec.name}{rec.call}\n' + '\n'.join(body) + f'\n{":"*colons}\n'
@@ -72,6 +74,10 @@ class Shown:
         return [f'{term} {typ}{default}'.rstrip(), f': {self.md.links.line(" ".join(p.doc.split()))}', '']
 
     def params(self, rec): return '{.params}\n' + '\n'.join(l for p in rec.params if p.doc for l in self.item(f'**`{p.name}`**', p))
+
+    def returns(self, p):
+        if p.doc: return '{.params}\n' + '\n'.join(self.item('returns', p))
+        return f'Returns {self.md.links.code(p.anno)}\n'
 
     def source(self, rec):
         return f'<details class="source"><summary>Source</summary>\n\n```python\n{rec.source.rstrip()}\n```\n\n</details>\n'
@@ -113,19 +119,42 @@ def title(nb):
     if nb.module: res += f"\n{{.module}}\n`{nb.module}`\n"
     return res
 
+def in_order(cells):
+    """A reader first meets the question and the use: objects shown before the first section of a page move to a section of
+    their own, in front of its tests; those shown under a heading stay where the page explains them."""
+    def level(c): return next((len(m[1]) for l in c.source.splitlines() if (m := heading.match(l))), 0) if c.cell_type == 'markdown' else 0
+    def names(c, *words): return c.cell_type == 'markdown' and re.match(rf'## ({"|".join(words)})\b', c.source)
+    first = next((i for i,c in enumerate(cells) if level(c)), len(cells))
+    shown = [c for c in cells[:first] if getattr(c, 'show', None)]
+    if not shown or first == len(cells): return cells
+    rest = [c for c in cells if not any(c is o for o in shown)]
+    end = next((i for i,c in enumerate(rest) if names(c, 'Tests', 'Source')), len(rest))
+    return rest[:end] + [NbCell(0, dict(cell('markdown', '## Reference')))] + shown + rest[end:]
+
 def to_myst(nb, name, links):
     "Return the processed notebook `nb` as a MyST notebook, a plain dict"
     md = Markdown(links)
     md.section = nb.frontmatter_['title']
     shown,cells = Shown(md),[cell('markdown', title(nb))]
-    for c in nb.cells:
-        if c.cell_type == 'raw': continue
+    for c in in_order([c for c in nb.cells if c.cell_type != 'raw']):
         if getattr(c, 'show', None): new = cell('markdown', shown(c.show))
         elif c.cell_type == 'markdown': new = cell('markdown', md(c.source))
         else: new = code(c, md, f'nbs/{name}.ipynb')
         if new: cells.append(new)
     return dict(cells=cells, metadata=dict(kernelspec=dict(name='python3', display_name='Python 3', language='python'),
                 language_info=dict(name='python')), nbformat=4, nbformat_minor=4)
+
+def names(pages, sections, links):
+    "Every shown name, page by page in the order of the sidebar, with the first sentence about it"
+    md,out = Markdown(links),[]
+    for p in (p for _,ps in sections for p in ps if p in pages):
+        recs = [c.show for c in pages[p].cells if getattr(c, 'show', None)]
+        if not recs: continue
+        out.append(f"## [{pages[p].frontmatter_['title']}](/{p}.ipynb)\n")
+        for r in recs:
+            first = re.split(r'(?<=[.:;])\s|\n\n', r.doc)[0].rstrip('.:;')
+            out.append(f'{{py:obj}}`{r.name} <{r.module}.{r.name}>`\n: {md(" ".join(first.split())) or "&nbsp;"}\n')
+    return cell('markdown', '\n'.join(out))
 
 def toctrees(sections):
     "The hidden contents that make the sidebar; texts of the repository such as CHANGELOG.md are pages in lower case"
