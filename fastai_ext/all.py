@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../nbs/all.ipynb #629c0aea
 from .weights import *
+from .init.lsuv import *
 from .regularize.penalty import *
 from .tabular.rows import *
 from .tabular.trees import *
