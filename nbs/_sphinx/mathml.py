@@ -1,14 +1,24 @@
 "Formulas as MathML, which browsers draw by themselves: no script, no request to elsewhere"
+import re
+
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.util import logging
 from sphinx.util.math import get_node_equation_number
 
 log = logging.getLogger(__name__)
+token = r'\s*(\\[A-Za-z]+|[^\s{\\])'  # an argument of TeX without its braces
+same = [(r'\\([bB]igg?)(?![A-Za-z])', r'\\\1l'), (r'\\dots\b', r'\\ldots'), (r'\\texttt\b', r'\\mathtt'), (r'(?<!^)(?<!\{)\\(text|display)style\b', ''),
+        (r'(\\[dt]?frac)'+token, r'\1{\2}'), (r'(\\[dt]?frac\s*\{[^{}]*\})'+token, r'\1{\2}')]
+
+def plain(tex):
+    "TeX that docutils does not know, in words that it knows"
+    for a,b in same: tex = re.sub(a, b, tex)
+    return tex
 
 def convert(self, node, block):
     tex = node.astext()
-    try: return tex2mathml(tex, as_block=block)
+    try: return tex2mathml(plain(tex), as_block=block)
     except Exception as e:
         log.warning("formula %r: %s", tex, e, location=node)
         return self.encode(tex)
