@@ -16,4 +16,5 @@ from .contract import *
 from .contract_harness import *
 from .vision.augment import *
 from .vision.mark import *
+from .vision.save import *
 from .vision.stamp import *
