@@ -25,7 +25,7 @@ def second_moment(
 )->float: # The mean square of f(z), z ~ N(0,1)
     "`E[f(z)^2]` by the trapezoidal rule in double precision"
     z = torch.linspace(-width, width, n, dtype=torch.float64)
-    with torch.no_grad(): y = f(z).double()**2 * torch.exp(-z**2/2)/math.sqrt(2*math.pi)
+    with torch.no_grad(): y = f(z.clone()).double()**2 * torch.exp(-z**2/2)/math.sqrt(2*math.pi)
     return torch.trapezoid(y, z).item()
 
 @lru_cache
