@@ -1,7 +1,10 @@
 "From nbdev's (that is, Quarto's) Markdown and cell options to MyST's"
 import html, re
+from base64 import b64decode
+from io import BytesIO
 
 from fastcore.nbio import NbCell
+from PIL import Image
 
 fence = re.compile(r'^\s*(```+|~~~+)')
 callout = re.compile(r'^:::+\s*\{\.callout-(\w+)\s*(.*?)\}\s*$')
@@ -20,6 +23,7 @@ class Markdown:
 
     def __call__(self, text):
         out,inside = [],None
+        text = re.sub(r'(?<=\S)\s*\$\$([^$]+)\$\$[ \t]*', r'\n\n$$\1$$\n\n', text)  # a displayed formula within a paragraph
         for line in text.splitlines():
             if m := fence.match(line):
                 if not inside: inside = m[1]
@@ -95,6 +99,13 @@ def outputs(outs, where):
         res.append({**o, 'data':data} if data else dict(o))
     return res
 
+def on_white(png):
+    "Whether a picture has white or transparent corners, as plots have: in the dark they are laid on paper"
+    if not png: return False
+    im = Image.open(BytesIO(b64decode(''.join(png)))).convert('RGBA')
+    w,h = im.size
+    return all(a == 0 or min(r,g,b) > 250 for r,g,b,a in (im.getpixel(o) for o in ((0,0), (w-1,0), (0,h-1), (w-1,h-1))))
+
 def code(c, md, where):
     "A code cell with Quarto's options turned into MyST-NB's tags"
     opts = dict(option.findall(c.source))
@@ -106,7 +117,7 @@ def code(c, md, where):
     if opts.get('code-fold') == 'true': tags.append('hide-input')
     outs = outputs(c.get('outputs', []), where)
     alt = html.escape((opts.get('fig-alt') or opts.get('fig-cap') or f'Picture: {md.section}').strip('"'))
-    image = {'alt':alt}
+    image = {'alt':alt, 'classes':'paper' if any(on_white(o.get('data', {}).get('image/png')) for o in outs) else 'photo'}
     if w := next((m['width'] for o in outs for k,m in o.get('metadata', {}).items() if k == 'image/png' and 'width' in m), None): image['width'] = f'{w}px'
     return {**cell('code', source), 'metadata':dict(tags=tags, mystnb=dict(image=image)), 'outputs':outs, 'execution_count':c.get('execution_count')}
 
@@ -119,24 +130,35 @@ def title(nb):
     if nb.module: res += f"\n{{.module}}\n`{nb.module}`\n"
     return res
 
+def split(cells):
+    "The cells with Markdown cells cut in front of each heading of the second level"
+    for c in cells:
+        if c.cell_type != 'markdown': yield c; continue
+        parts,inside = [[]],False
+        for l in c.source.splitlines():
+            if fence.match(l): inside = not inside
+            if l.startswith('## ') and not inside: parts.append([])
+            parts[-1].append(l)
+        yield from (NbCell(0, cell('markdown', '\n'.join(p))) for p in parts if any(l.strip() for l in p))
+
 def in_order(cells):
-    """A reader first meets the question and the use: objects shown before the first section of a page move to a section of
-    their own, in front of its tests; those shown under a heading stay where the page explains them."""
-    def level(c): return next((len(m[1]) for l in c.source.splitlines() if (m := heading.match(l))), 0) if c.cell_type == 'markdown' else 0
-    def names(c, *words): return c.cell_type == 'markdown' and re.match(rf'## ({"|".join(words)})\b', c.source)
-    first = next((i for i,c in enumerate(cells) if level(c)), len(cells))
-    shown = [c for c in cells[:first] if getattr(c, 'show', None)]
-    if not shown or first == len(cells): return cells
-    rest = [c for c in cells if not any(c is o for o in shown)]
-    end = next((i for i,c in enumerate(rest) if names(c, 'Tests', 'Source')), len(rest))
-    return rest[:end] + [NbCell(0, dict(cell('markdown', '## Reference')))] + shown + rest[end:]
+    """A reader first meets the question and the use: objects shown at the top of a page or within its section on use move to a
+    section of their own, in front of the tests; those shown under another heading stay where the page explains them."""
+    def headed(c, words=r'.*'): return c.cell_type == 'markdown' and re.match(rf'## (?:{words})\b', c.source, re.I)
+    kept,moved,early = [],[],True
+    for c in cells:
+        if headed(c): early = headed(c, 'use|usage|how to use it|how to use')
+        (moved if early and getattr(c, 'show', None) else kept).append(c)
+    if not moved or not any(headed(c) for c in kept): return cells
+    end = next((i for i,c in enumerate(kept) if headed(c, 'tests|source')), len(kept))
+    return kept[:end] + [NbCell(0, cell('markdown', '## Reference'))] + moved + kept[end:]
 
 def to_myst(nb, name, links):
     "Return the processed notebook `nb` as a MyST notebook, a plain dict"
     md = Markdown(links)
     md.section = nb.frontmatter_['title']
     shown,cells = Shown(md),[cell('markdown', title(nb))]
-    for c in in_order([c for c in nb.cells if c.cell_type != 'raw']):
+    for c in in_order(list(split(c for c in nb.cells if c.cell_type != 'raw'))):
         if getattr(c, 'show', None): new = cell('markdown', shown(c.show))
         elif c.cell_type == 'markdown': new = cell('markdown', md(c.source))
         else: new = code(c, md, f'nbs/{name}.ipynb')
