@@ -8,6 +8,7 @@ __all__ = []
 # %% ../nbs/all.ipynb #629c0aea
 from .weights import *
 from .init.lsuv import *
+from .init.report import *
 from .regularize.penalty import *
 from .tabular.rows import *
 from .tabular.trees import *

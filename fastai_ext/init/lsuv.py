@@ -280,7 +280,7 @@ def _forget(learn, names, net):
 # %% ../../nbs/init/lsuv.ipynb #61ed447c
 class LSUV(Callback):
     "Scale the network by `lsuv` on a batch of the training data, once, when training first begins"
-    order = TrainEvalCallback.order + 1  # once the model is on its device; before DistributedTrainer (11) wraps it and LRFinder (60) saves it
+    order = TrainEvalCallback.order + 2  # on the device, after `Init`; before DistributedTrainer (11) wraps the model and LRFinder (60) saves it
     def __init__(self,
         std:float=1.,          # Standard deviation that each layer's output shall have, > 0
         only=None,             # Scale these alone: names with wildcards, layer types, parameter-group numbers, predicates
