@@ -7,6 +7,8 @@ __all__ = []
 
 # %% ../nbs/all.ipynb #629c0aea
 from .weights import *
+from .init.policy import *
+from .init.callback import *
 from .init.lsuv import *
 from .init.report import *
 from .regularize.penalty import *
@@ -19,3 +21,6 @@ from .vision.augment import *
 from .vision.mark import *
 from .vision.save import *
 from .vision.stamp import *
+
+# %% ../nbs/all.ipynb #1f0c7a52
+__all__ = [o for o in globals() if not o.startswith('_')]  # nbdev lists what a notebook defines; this one only passes on
