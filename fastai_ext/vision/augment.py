@@ -17,6 +17,7 @@ from fastai.vision.core import PILImage
 from fastcore.basics import store_attr
 from fastcore.meta import delegates
 from .mark import Mark
+from .patch import opacity_table
 from .stamp import stamp
 
 # %% ../../nbs/vision/augment.ipynb #d34ae558
@@ -50,9 +51,9 @@ def stamp_batch(
     flats,starts,n = [],{},0
     for *_,patch in jobs:
         if id(patch) in starts: continue
-        flats.append(_flat(patch, mode))
+        flats += _bytes(patch, mode)
         starts[id(patch)] = n
-        n += len(flats[-1])
+        n += (c+1)*patch.size[0]*patch.size[1]
     dtype = x.dtype if x.dtype in (torch.float32,torch.float64) else torch.float32
     flat = torch.cat(flats).to(x.device, non_blocking=True).to(dtype).div_(255)
     views = {}
@@ -68,14 +69,15 @@ def stamp_batch(
         else: o.copy_(o.to(dtype).lerp_(v[:c], v[c:]))
     return res.as_subclass(type(x))
 
-def _flat(patch, mode):
-    "The colours and the opacity of `patch` as one row of bytes, kept"
-    key = 'bytes',mode
-    if key not in patch.memo:
+def _bytes(patch, mode):
+    "The colours, plane by plane, and the opacity of `patch`, as rows of bytes"
+    memo,key = patch.memo,('bytes',mode)
+    if key not in memo:
         fg = np.asarray(patch.colour(mode))
-        fg = fg[None] if fg.ndim==2 else fg.transpose(2,0,1)
-        patch.memo[key] = torch.from_numpy(np.concatenate([fg, np.asarray(patch.m)[None]])).flatten()
-    return patch.memo[key]
+        memo[key] = torch.from_numpy((fg[None] if fg.ndim==2 else fg.transpose(2,0,1)).flatten()),np.asarray(patch.a).flatten()
+    fg,a = memo[key]
+    table = np.frombuffer(opacity_table(patch.opacity), np.uint8)
+    return fg,torch.from_numpy(table[a])
 
 # %% ../../nbs/vision/augment.ipynb #0151fcc4
 def _tell_epoch(before_iter):
