@@ -239,7 +239,8 @@ def test_14_sampler_keeps_training_and_validation_logos_apart(tmp_path):
     assert one.choose(split=1) == one.choose(split=0)
 
 def test_sampler_says_what_is_wrong(tmp_path):
-    for kw,words in ((dict(), 'texts=, logos='), (dict(logos=[solid()]), 'cannot be split'), (dict(texts=['水']), 'no glyph'), (dict(texts=['a'], opacity=2), 'opacity'),
-                     (dict(texts=['a'], valid_pct=1.), 'valid_pct'), (dict(logos=tmp_path/'none'), 'not a folder'), (dict(texts=['a'], colors=['nope']), 'colour')):
+    for kw,words in ((dict(), 'texts=, logos='), (dict(logos=[solid()]), 'cannot be split'), (dict(texts=['水']), 'no glyph'),
+                     (dict(texts=['a'], opacity=2), 'opacity'), (dict(texts=['a'], valid_pct=1.), 'valid_pct'), (dict(logos=tmp_path/'none'), 'not a folder'),
+                     (dict(texts=['a'], colors=['nope']), 'colour')):
         with pytest.raises(ValueError, match=words): MarkSampler(**kw)
     assert len(set(random_texts(500, 3))) == 500 and random_texts(5) == random_texts(5) != random_texts(5, 1)
