@@ -11,6 +11,7 @@ from .init.policy import *
 from .init.callback import *
 from .init.lsuv import *
 from .init.report import *
+from .init.find import *
 from .regularize.penalty import *
 from .tabular.rows import *
 from .tabular.trees import *
