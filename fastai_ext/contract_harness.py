@@ -75,11 +75,11 @@ def body_and_head(m): return [params(m[0]), params(m[1])]
 def contract_learner(
     bs:int=16,       # Batch size
     norm:bool=True,  # With a BatchNorm
-    n:int=104,       # Training pictures
+    n:int=56,        # Training pictures
     **kwargs         # Passed to `Learner`
 ):
     "A `Learner` over `SynthItems` with a body and a head, plain SGD with momentum and no weight decay"
-    dls = DataLoaders(DataLoader(SynthItems(n), bs=bs, shuffle=True), DataLoader(SynthItems(32, seed=1), bs=bs))
+    dls = DataLoaders(DataLoader(SynthItems(n), bs=bs, shuffle=True), DataLoader(SynthItems(24, seed=1), bs=bs))
     body = nn.Sequential(nn.Conv2d(1, 8, 3, stride=2, padding=1), *([nn.BatchNorm2d(8)] if norm else []), nn.ReLU())
     model = nn.Sequential(body, nn.Sequential(nn.Flatten(), nn.Linear(128, 96), nn.ReLU(), nn.Linear(96, 3)))
     return Learner(dls, model, **{**dict(opt_func=partial(SGD, mom=.9), lr=.05, splitter=body_and_head, metrics=accuracy), **kwargs})
@@ -135,7 +135,8 @@ class Subject:
         tmp=None,       # Folder for what a fit writes
         seed:int=42,    # Seed of every learner
     ):
-        store_attr(but='learner,tmp')
+        store_attr(but='learner,tmp,owes')
+        self.owes = (owes,) if isinstance(owes, str) else tuple(owes)
         self.factory,self.default,self.tmp = learner or contract_learner,learner is None,Path(tmp or tempfile.mkdtemp())
         self.last = self.make()[-1]
         self.cls = type(self.last)

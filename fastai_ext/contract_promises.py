@@ -6,11 +6,12 @@
 __all__ = []
 
 # %% ../nbs/contract_promises.ipynb #bb37ad13
-import inspect,pickle,re
+import difflib,inspect,pickle,re
 
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback,event
+from fastai.torch_core import get_random_states
 
-from .contract_harness import Broken,NotOwed,differ,finite,fit,promise,state_of,unlike,weights_of
+from .contract_harness import Broken,NotOwed,differ,finite,fit,promise,reseed,state_of,unlike,weights_of
 
 # %% ../nbs/contract_promises.ipynb #55daa653
 @promise("Its `repr` says what it is, before and after it belongs to a learner")
@@ -45,6 +46,20 @@ def pickle_(s):
     a,b = fit(s.learner(*s.make())),fit(s.learner(*[pickle.loads(pickle.dumps(c)) for c in cbs]))
     if diff := differ(weights_of(a), weights_of(b)): raise Broken(f"trained from its pickle, {diff}")
 
+@promise("Its name and attributes hide nothing of the learner, and its events are events")
+def events(s):
+    base,learn,cb = s.pair()
+    own = vars(base).get(cb.name)
+    if (cb.name in vars(base) and not isinstance(own, Callback)) or hasattr(type(base), cb.name):
+        raise Broken(f"its name is '{cb.name}': in a learner it replaces `learn.{cb.name}`")
+    if isinstance(cb.order, bool) or not isinstance(cb.order, (int,float)): raise Broken(f"its order is {cb.order!r}, not a number")
+    known = [e for e in vars(event) if not e.startswith('_')]
+    for n in (n for n in dir(type(cb)) if re.match('(before|after)_', n) and n not in known):
+        if near := difflib.get_close_matches(n, known, 1, .75): raise Broken(f"`{n}` is no event and is never called; there is `{near[0]}`")
+    fit(base), fit(learn)
+    taken = {*vars(base), *(n for n in dir(type(base)) if not n.startswith('_'))} - {c.name for c in learn.cbs}
+    if hidden := sorted(k for k in vars(cb) if k in taken and k not in known): raise Broken(f"its attribute {hidden[0]} hides `learn.{hidden[0]}`")
+
 # %% ../nbs/contract_promises.ipynb #2ce9d40a
 def hooks_on(model):
     "How many hooks hang on the modules and parameters of `model`"
@@ -70,6 +85,17 @@ def fit_twice(s):
     if columns(learn) != cols: raise Broken(f"the columns were {cols}, after the second fit they are {columns(learn)}")
     if len(learn.metrics) != mets: raise Broken(f"{len(learn.metrics)-mets} more metrics after the second fit than after the first")
     if (h:=hooks_on(learn.model)) != hooks: raise Broken(f"{h-hooks} more hooks on the model after the second fit than after the first")
+
+@promise("`fine_tune` works: it trains, and what requires a gradient afterwards is what does without it")
+def fine_tune(s):
+    base,learn,_ = s.pair()
+    before = weights_of(learn)
+    for o in (base,learn):
+        reseed(o)
+        o.fine_tune(1)
+    trains(base, learn, before, "fine_tune")
+    want,got = [[n for n,p in o.model.named_parameters() if p.requires_grad] for o in (base,learn)]
+    if diff := set(want)^set(got): raise Broken(f"after fine_tune '{sorted(diff)[0]}' {'requires no' if diff & set(want) else 'requires a'} gradient, unlike without it")
 
 # %% ../nbs/contract_promises.ipynb #dd582bf6
 def frozen(learn): return {n: p.detach().clone() for n,p in learn.model.named_parameters() if not p.requires_grad}
@@ -108,3 +134,14 @@ def strength0(s):
     if diff := unlike(columns(base), columns(zero)[:len(columns(base))], 'columns'): raise Broken(f"{s.strength}=0: {diff}")
     if s.strength and getattr(s.last, s.strength, 0) and not differ(weights_of(base), weights_of(fit(s.learner(*s.make()), 2))):
         raise Broken(f"with {s.strength}={getattr(s.last, s.strength)} it trains as without it: nothing is applied")
+
+@promise("It leaves the global random generators where they would be without it")
+def rng(s):
+    if 'rng' not in s.owes: raise NotOwed("owed only by `owes='rng'`")
+    states = []
+    for mk in (s.learner, lambda: s.pair()[1]):
+        learn = mk()
+        fit(learn)
+        states.append(get_random_states())
+    for k in ('random_state','numpy_state','torch_state'):
+        if diff := unlike(states[0][k], states[1][k], k): raise Broken(f"after a fit the global generator is elsewhere: {diff.split(' ')[0].split('_')[0]}'s")
