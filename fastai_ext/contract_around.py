@@ -16,7 +16,7 @@ from fastai.learner import Learner,load_learner
 from fastai.torch_core import no_random
 from fastcore.basics import store_attr
 
-from .contract_harness import Broken,NotOwed,differ,fit,opt_of,promise,reset_autocast,short,state_of,unlike,weights_of
+from .contract_harness import Broken,NotOwed,differ,fit,opt_of,promise,reseed,reset_autocast,short,state_of,unlike,weights_of
 from .contract_promises import columns,hooks_on,recorded,trains
 
 # %% ../nbs/contract_around.ipynb #1ee0ec62
@@ -33,6 +33,7 @@ def restless(s):
 def path_of(learn, cb, detour, fits_before):
     "What a learner is after `fits_before` fits, the detour and one more fit"
     if fits_before: fit(learn)
+    reseed(learn, 9)
     detour(learn)
     fit(learn, seed=9)
     return dict(weights=weights_of(learn, buffers=True), recorded=recorded(learn), columns=columns(learn),
@@ -63,6 +64,7 @@ def detoured(s, detour, what):
 def undisturbed(s, learn, detour, what, started=None):
     "Raise `Broken` if the detour changes weights, buffers or the optimizer of `learn` now, other than to what they are in `started`"
     before,opt,mets,grads = weights_of(learn, buffers=True),opt_of(learn),list(learn.metrics),rg(learn)
+    reseed(learn)
     detour(learn)
     def _same(f, how, was):
         if (diff := how(was, f(learn))) and (started is None or how(f(started), f(learn))): raise Broken(f"{what}: {diff}")
@@ -88,8 +90,10 @@ def lr_find(s):
 
 @promise("`validate` gives the losses and metrics of the model as it is, works before the first fit, and changes nothing")
 def validate(s):
-    _,learn,_ = s.pair()
-    undisturbed(s, learn, lambda o: o.validate(), 'validate before the first fit')
+    for how,ready in (('',lambda o: None), (', with an optimizer',lambda o: o.create_opt())):
+        _,learn,_ = s.pair()
+        ready(learn)
+        undisturbed(s, learn, lambda o: o.validate(), f'validate before the first fit{how}')
     fit(learn)
     undisturbed(s, learn, lambda o: o.validate(), 'validate')
     _as_without(s, learn, lambda o: list(map(float, o.validate())), 'validate')

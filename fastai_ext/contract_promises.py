@@ -95,7 +95,7 @@ def fine_tune(s):
         o.fine_tune(1)
     trains(base, learn, before, "fine_tune")
     want,got = [[n for n,p in o.model.named_parameters() if p.requires_grad] for o in (base,learn)]
-    if diff := set(want)^set(got): raise Broken(f"after fine_tune '{sorted(diff)[0]}' {'requires no' if diff & set(want) else 'requires a'} gradient, unlike without it")
+    if diff := sorted(set(want)^set(got)): raise Broken(f"after fine_tune '{diff[0]}' requires {'no' if diff[0] in want else 'a'} gradient, unlike without it")
 
 # %% ../nbs/contract_promises.ipynb #dd582bf6
 def frozen(learn): return {n: p.detach().clone() for n,p in learn.model.named_parameters() if not p.requires_grad}
