@@ -116,7 +116,7 @@ def gif_palette(
     colours = np.union1d(outer, inner)
     rgb = lambda c: np.stack([c>>16, (c>>8)&255, c&255], -1).astype(np.uint8)
     if len(colours) > room and len(outer) <= 2*room:
-        spare = min(32, len(inner))  # for the mark: the rarest colours outside give way where there is no room
+        spare = min(8, len(inner))  # for the mark: the rarest colours outside give way where there is no room
         if len(outer) > room-spare: outer = np.sort(outer[np.argsort(-count, kind='stable')[:room-spare]])
         few = Image.fromarray(rgb(code[solid & inside])[None]).quantize(room-len(outer), dither=Image.Dither.NONE).convert('RGB')
         few = np.asarray(few).astype(np.int32)[0]
