@@ -7,6 +7,11 @@ __all__ = []
 
 # %% ../nbs/all.ipynb #629c0aea
 from .weights import *
+from .init.provenance import *
+from .init.flow import *
+from .init.schemes import schemes, scheme
+from .init.gain import *
+from .roles import Role, roles
 from .init.policy import *
 from .init.callback import *
 from .init.lsuv import *

@@ -6,47 +6,92 @@
 __all__ = ['Init']
 
 # %% ../../nbs/init/callback.ipynb #3ef891d0
+import warnings
 import torch
 import torch.distributed as dist
 from fastai.callback.core import Callback, TrainEvalCallback
-from fastcore.basics import store_attr
+from fastai.learner import Learner
+from fastcore.basics import patch
 from .policy import init_plan
+from .probe import rng_kept, unwrap
+from .provenance import versions
 from .schemes import scheme as _scheme
 
-# %% ../../nbs/init/callback.ipynb #1f5b1e17
-def _seed(seed):
-    "`seed`, or one derived from the global generator without using it; equal on all ranks"
-    if seed is None: seed = _peek()
-    if dist.is_available() and dist.is_initialized():
+# %% ../../nbs/init/callback.ipynb #63c02d35
+def _shared_seed(seed):
+    "`seed`, or one that follows from torch's global generator without using it; equal on all ranks"
+    if seed is None:
+        with rng_kept(): seed = torch.randint(2**31, (1,)).item()
+    if _ranks() > 1:
         box = [seed]
         dist.broadcast_object_list(box, src=0)
         seed = box[0]
     return seed
 
-def _peek():
-    g = torch.Generator()
-    g.set_state(torch.get_rng_state())
-    return torch.randint(2**31, (1,), generator=g).item()
+def _ranks(): return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
-# %% ../../nbs/init/callback.ipynb #b2debfcc
+def _forget(opt, params):
+    "Drop the optimizer's moments of `params`: they belong to the old weights"
+    for p in params if opt is not None else ():
+        state = getattr(opt, 'state', {}).get(p)
+        for k in set(state or ()) - {'do_wd','force_train'}: del state[k]
+
+def _carry_out(learn, plan, seed):
+    "Apply the plan to the model of `learn`; returns the record"
+    if not plan.changed: warnings.warn(f"Init: nothing was changed, all {len(plan)} selected weights are left alone"
+        + (f" ({plan[0].name}: {plan[0].reason}); force=True overrides it" if plan else ''), stacklevel=3)
+    seed = _shared_seed(seed)
+    plan.apply(seed)
+    if _ranks() > 1:
+        with torch.no_grad():
+            for t in [*unwrap(learn.model).parameters(), *unwrap(learn.model).buffers()]: dist.broadcast(t.data, src=0)
+    _forget(learn.opt, [p for r in plan.changed for p in r.weight.params])
+    return [dict(r, seed=seed) for r in plan.record()]
+
+# %% ../../nbs/init/callback.ipynb #3d0b786e
 class Init(Callback):
-    "Initialize the weights once, before the first step"
-    order = TrainEvalCallback.order + 1  # after the model has moved to its device, before `LRFinder` saves it (60) and DDP wraps it (11)
+    "Initialize the weights once, before the first step; leaves frozen, loaded and trained ones alone"
+    order = TrainEvalCallback.order + 1  # after the model has moved to its device, before DDP wraps it (11) and `LRFinder` saves it (60)
 
     def __init__(self,
-        scheme='kaiming_normal', # Name of a scheme or a function that fills a tensor
+        scheme='auto',     # 'auto', name of a scheme, or a function that fills a tensor
         only=None,         # Only these: wildcard names, layer types, parameter-group numbers, predicates, or a list of them
         skip=None,         # Not these, likewise
-        force:bool=False,  # Also weights that are frozen or were loaded
-        seed:int|None=None,# Seed of the weights; None derives one from torch's global generator without using it
+        force:bool=False,  # Also weights that are frozen, loaded or trained
+        seed:int|None=None,# Seed of the weights; None: follows from torch's global generator, which is left as it is
         **kw,              # Arguments of the scheme, such as `std`
     ):
-        "Raises `ValueError` for an unknown scheme"
-        _scheme(scheme)
-        store_attr('scheme,only,skip,force,seed')
-        self.kw,self.done = kw,False
+        "Raises `ValueError` for an unknown scheme. `record` tells what was done, `done` whether"
+        if scheme != 'auto': _scheme(scheme)
+        self.scheme,self.only,self.skip,self.force,self.seed,self.kw = scheme,only,skip,force,seed,kw
+        self.done,self.record,self.since = False,[],None
+
+    def __repr__(self):
+        args = dict(only=None, skip=None, force=False, seed=None)
+        given = {k:getattr(self,k) for k,v in args.items() if getattr(self,k) != v}
+        return f"Init({', '.join([repr(self.scheme)] + [f'{k}={v!r}' for k,v in {**given, **self.kw}.items()])})"
+
+    def after_create(self): self.since = versions(self.learn)
 
     def before_fit(self):
         if self.done: return
-        init_plan(self.learn, self.scheme, self.only, self.skip, self.force, **self.kw).apply(_seed(self.seed))
-        self.done = True
+        plan = init_plan(self.learn, self.scheme, self.only, self.skip, self.force, self.since, **self.kw)
+        self.record,self.done,self.since = _carry_out(self.learn, plan, self.seed),True,None
+
+# %% ../../nbs/init/callback.ipynb #de6e10ac
+@patch
+def init_weights(self:Learner,
+    scheme='auto',     # 'auto', 'lsuv', name of a scheme, or a function that fills a tensor
+    only=None,         # Only these: wildcard names, layer types, parameter-group numbers, predicates, or a list of them
+    skip=None,         # Not these, likewise
+    force:bool=False,  # Also weights that are frozen, loaded or trained
+    seed:int|None=None,# Seed of the weights; None: follows from torch's global generator, which is left as it is
+    **kw,              # Arguments of the scheme, such as `std`
+): # The plan that was carried out; for 'lsuv' its record
+    "Initialize the model now. Data order, buffers and generators stay as they are. Raises `ValueError` for an unknown scheme"
+    if scheme == 'lsuv':
+        from fastai_ext.init.lsuv import lsuv
+        return lsuv(self, only=only, skip=skip, force=force, seed=seed, **kw)
+    plan = init_plan(self, scheme, only, skip, force, **kw)
+    self.init_record = _carry_out(self, plan, seed)
+    return plan

@@ -196,4 +196,8 @@ def flow(
         for n,m in mods.items():
             if not _is_matrix(m): continue
             found[n] = res[n] if n in res else _in_order(n, mods) if n else Follow(output=True, how='order')
+    for n,m in mods.items():  # what follows attention follows its output projection
+        if isinstance(m, nn.MultiheadAttention):
+            if n in res and f'{n}.out_proj' in found: found[f'{n}.out_proj'] = res[n]
+            if n in found: found[n] = Follow(how=found[n].how)
     return found

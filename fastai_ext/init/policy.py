@@ -16,8 +16,11 @@ from torch import nn
 from fastcore.foundation import L
 from .flow import Follow, flow
 from .gain import gain
+from .probe import rng_kept, unwrap
+from .provenance import provenance
 from .schemes import scheme as _scheme, _free
-from ..weights import _as_list, _bare, weights
+from ..roles import is_norm
+from ..weights import _as_list, weights
 
 # %% ../../nbs/init/policy.ipynb #aae76f0e
 @dataclass
@@ -42,9 +45,13 @@ class Planned:
     def apply(self, seed):
         "Fill the weight, from a generator of its own that depends on `seed` and its name alone"
         if not self.scheme: return
-        w,f = self.weight,self.func or _scheme(self.scheme)
-        g = torch.Generator().manual_seed((seed*1_000_003 + zlib.crc32(w.name.encode())) % 2**63)
-        w.set(f(torch.zeros(w.shape, dtype=torch.float32), generator=g, **(self.kw or {})))
+        w,f,t = self.weight,self.func or _scheme(self.scheme),torch.zeros(self.weight.shape, dtype=torch.float32)
+        own = (seed*1_000_003 + zlib.crc32(w.name.encode())) % 2**63
+        if 'generator' in inspect.signature(f).parameters: f(t, generator=torch.Generator().manual_seed(own), **(self.kw or {}))
+        else:
+            with rng_kept(own): f(t, **(self.kw or {}))
+        w.set(t)
+        if w.kind == 'norm' and hasattr(w.module, 'reset_running_stats'): w.module.reset_running_stats()
 
 # %% ../../nbs/init/policy.ipynb #09a3f99b
 class Plan(L):
@@ -83,7 +90,14 @@ class Plan(L):
         for r in self: r.apply(seed)
         return self
 
+    def record(self):
+        "The plan as plain dicts, to keep with a Learner"
+        keys = 'name','kind','scheme','fan','gain','reason'
+        return [dict(zip(keys, (r.name, r.weight.kind, r.scheme, r.fan, r.gain, r.reason), strict=True)) for r in self]
+
 # %% ../../nbs/init/policy.ipynb #4d4192e9
+def _name(f): return getattr(f, '__name__', type(f).__name__).strip('_')
+
 def _args(f, w, kw):
     "The arguments among the weight's own and `kw` that `f` takes"
     names = inspect.signature(f).parameters
@@ -91,7 +105,7 @@ def _args(f, w, kw):
     unknown = [k for k in kw if k not in names]
     if unknown:
         takes = ', '.join(k for k in names if k not in ('t','generator'))
-        raise ValueError(f"init: {f.__name__} takes no argument {', '.join(unknown)}; it takes {takes}")
+        raise ValueError(f"init: {_name(f)} takes no argument {', '.join(unknown)}; it takes {takes}")
     defaults = {k:names[k].default for k in ('gain','mode') if k in names}
     args = {**{k:v for k,v in own.items() if k in names}, **defaults, **kw}
     if isinstance(args.get('gain'), str): args['gain'] = gain(args['gain'])
@@ -111,8 +125,8 @@ def _fixed(ws, name, kw, only):
     "One scheme for every matrix, zero for their biases; the rest is left alone unless named"
     f = _scheme(name)
     for w in ws:
-        if w.is_matrix or (w.kind=='embedding' and f.__name__ in _free) or (_named(w, only) and (w.data.ndim > 1 or f.__name__ in _free)):
-            yield Planned(w, f.__name__, _args(f, w, kw), 'asked for', f)
+        if w.is_matrix or (w.kind=='embedding' and _name(f) in _free) or (_named(w, only) and (w.data.ndim > 1 or _name(f) in _free)):
+            yield Planned(w, _name(f), _args(f, w, kw), 'asked for', f)
         elif w.kind == 'bias' and w.fan_in is not None: yield Planned(w, 'zeros', reason='bias of a layer')
         else: yield Planned(w, reason=_left[w.kind])
 
@@ -153,6 +167,7 @@ def _rule(w, f, family, branches):
     if w.kind == 'bias' and w.fan_in is not None and w.attr not in ('bias_k','bias_v'):
         if w.block == 'f' and w.attr.startswith('bias_ih'): return 'ones', {}, 'forget gate starts open: 1 over both biases'
         return 'zeros', {}, 'bias of a layer'
+    if w.kind == 'norm' and not w.data.any(): return '', None, 'zero on purpose: its branch starts closed'
     return '', None, _left[w.kind]
 
 def _family(ws):
@@ -187,15 +202,20 @@ def init_plan(
     only=None,         # Only these: wildcard names, layer types, parameter-group numbers, predicates, or a list of them
     skip=None,         # Not these, likewise
     force:bool=False,  # Also weights that are frozen or were loaded
+    since:dict|None=None, # `versions` of the weights when the model was made; what has changed since counts as loaded
     **kw,              # Arguments of the scheme, such as `std`
 )->Plan: # One `Planned` per weight
-    "What `Init` would do, without doing it. Raises `ValueError` for an unknown scheme or a model without weights"
+    """What `Init` would do, without doing it. Weights that are frozen, loaded or trained are left alone unless `force`.
+    Raises `ValueError` for an unknown scheme or a model without weights."""
     if scheme != 'auto': _scheme(scheme)
     elif kw: raise ValueError(f"init: 'auto' takes no argument {', '.join(kw)}; name a scheme")
     ws = weights(model, only, skip)
-    net = _bare(model if isinstance(model, nn.Module) else model.model)
-    if not len(ws) and not (only or skip): raise ValueError(f"init: {type(net).__name__} has no weights to initialize")
+    net = unwrap(model if isinstance(model, nn.Module) else model.model)
+    if not len(ws) and only is None and skip is None: raise ValueError(f"init: {type(net).__name__} has no weights to initialize")
     rows = Plan(_auto(net, ws, only) if scheme=='auto' else _fixed(ws, scheme, kw, only))
+    known = provenance(model, since)
     for r in rows:
-        if r.scheme and r.weight.frozen and not force: r.scheme,r.reason = '','frozen'
+        if not force and (r.weight.frozen or r.name in known): r.scheme,r.kw,r.reason = '',None,known.get(r.name, 'frozen')
+        elif force and not r.scheme and r.name in known and is_norm(r.weight.module):
+            r.scheme,r.reason = ('ones' if r.weight.kind=='norm' else 'zeros'),'trained norm starts anew'
     return rows
