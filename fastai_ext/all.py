@@ -9,9 +9,9 @@ __all__ = []
 from .weights import *
 from .init.provenance import *
 from .init.flow import *
-from .init.schemes import schemes, scheme
+from .init.schemes import schemes as schemes, scheme as scheme  # not the functions: `ones`, `normal` and the like are common names
 from .init.gain import *
-from .roles import Role, roles
+from .roles import Role as Role, roles as roles
 from .init.policy import *
 from .init.callback import *
 from .init.lsuv import *
