@@ -24,6 +24,7 @@ from .tabular.ensemble import *
 from .contract import *
 from .contract_harness import *
 from .vision.augment import *
+from .vision.folder import *
 from .vision.mark import *
 from .vision.save import *
 from .vision.stamp import *
