@@ -322,7 +322,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'fastai_ext.init.find._probe': ('init/find.html#_probe', 'fastai_ext/init/find.py'),
                                       'fastai_ext.init.find._score': ('init/find.html#_score', 'fastai_ext/init/find.py'),
                                       'fastai_ext.init.find._smooth': ('init/find.html#_smooth', 'fastai_ext/init/find.py'),
-                                      'fastai_ext.init.find.start': ('init/find.html#start', 'fastai_ext/init/find.py')},
+                                      'fastai_ext.init.find._start': ('init/find.html#_start', 'fastai_ext/init/find.py')},
             'fastai_ext.init.flow': { 'fastai_ext.init.flow.Follow': ('init/flow.html#follow', 'fastai_ext/init/flow.py'),
                                       'fastai_ext.init.flow._Tracer': ('init/flow.html#_tracer', 'fastai_ext/init/flow.py'),
                                       'fastai_ext.init.flow._Tracer.call_module': ( 'init/flow.html#_tracer.call_module',

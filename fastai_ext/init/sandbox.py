@@ -16,10 +16,14 @@ from fastcore.foundation import L
 from .probe import loader_kept,model_kept,rng_kept,unwrap
 
 # %% ../../nbs/init/sandbox.ipynb #90623717
-def _copied(cb, memo):
-    "A copy that shares the learner, model and data with the original; a shallow one of a callback that holds something uncopyable"
-    try: return copy.deepcopy(cb, dict(memo))
-    except Exception: return copy.copy(cb)
+def _copied(o, memo):
+    "A copy that shares learner, model and data with the original; of an object that cannot be copied whole, what can be of it"
+    try: return copy.deepcopy(o, dict(memo))
+    except Exception: res = copy.copy(o)
+    for k,v in vars(res).items():
+        try: vars(res)[k] = copy.deepcopy(v, dict(memo))
+        except Exception: continue  # an open file, a lock: shared
+    return res
 
 def _starts(cb): return type(cb).__module__.startswith('fastai_ext.init.')
 
@@ -59,6 +63,7 @@ def learner_kept(
             learn.cbs,learn.opt,learn._metrics = L(),None,L(_copied(o, memo) for o in learn._metrics)
             for cb in cbs: learn.add_cb(_copied(cb, memo))
             learn.logger,learn.create_mbar = (lambda *_: None),False
+            learn.lr_finder = None  # where they see this name, fastai's callbacks that save or log stand aside
             yield learn
         finally:
             vars(learn).clear(); vars(learn).update(before)
