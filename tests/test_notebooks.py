@@ -59,3 +59,10 @@ def test_outputs(nb):
     assert not re.search(r'(?<![\w.])/(root|tmp|home|work|opt|Users)/[\w.-]+|site-packages/', text)
     reexports_only = nb.name == 'all.ipynb'
     assert not cells or reexports_only or any(c['outputs'] for c in cells), 'no outputs: run it with nbs/_tools/nb.py run'
+
+@pytest.mark.parametrize('nb', notebooks(), ids=str)
+def test_opens_with_a_title_and_one_line(nb):
+    "nbdev makes the first cell the page's header and drops anything else in it"
+    first = json.loads((root/nb).read_text(encoding='utf-8'))['cells'][0]
+    title,*rest = [line for line in ''.join(first['source']).splitlines() if line.strip()]
+    assert title.startswith('# ') and rest and all(line.startswith('>') for line in rest)

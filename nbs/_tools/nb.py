@@ -7,6 +7,7 @@
 `back` makes the notebook where there is none. The text files are not committed; the notebooks are.
 """
 import os, subprocess, sys
+from hashlib import sha1
 from pathlib import Path
 
 import jupytext, nbformat
@@ -28,8 +29,21 @@ def back(path):
     nb_path = path.with_suffix('.ipynb')
     if not nb_path.exists(): nbformat.write(nbformat.v4.new_notebook(), nb_path)
     subprocess.run([sys.executable, '-m', 'jupytext', '--quiet', '--update', '--to', 'ipynb', str(path)], check=True)
+    split_title(nb_path)
     clean(nb_path)
     print(nb_path)
+
+def split_title(path):
+    "Move what follows the title and its one line to a cell of its own: nbdev makes the first cell the page's header and drops the rest"
+    nb = nbformat.read(path, as_version=4)
+    if not nb.cells or nb.cells[0].cell_type != 'markdown': return
+    first,lines = nb.cells[0],nb.cells[0].source.split('\n')
+    head = next((i for i,l in enumerate(lines) if l.strip() and not l.startswith(('# ', '>'))), None)
+    if head is None or not lines[0].startswith('# '): return
+    rest = '\n'.join(lines[head:]).strip()
+    first.source = '\n'.join(lines[:head]).strip()
+    nb.cells.insert(1, nbformat.v4.new_markdown_cell(rest, id=sha1(rest.encode()).hexdigest()[:8]))
+    nbformat.write(nb, path)
 
 def clean(path): subprocess.run(['nbdev-clean', '--fname', str(path)], check=True, cwd=root)
 
@@ -38,6 +52,7 @@ def export(): subprocess.run(['nbdev-export'], check=True, cwd=root)
 def run(path, timeout=1800):
     "Run the notebook `path` in a fresh kernel and save it with its outputs, cleaned; on an error nothing is saved"
     path = Path(path).resolve()
+    split_title(path)
     nb = nbformat.read(path, as_version=4)
     nb.cells = [c for c in nb.cells if c.source.strip()]
     client = NotebookClient(nb, timeout=timeout, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}})
