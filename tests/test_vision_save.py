@@ -185,7 +185,7 @@ def test_gps_is_left_out_on_request(tmp_path):
     info = PngInfo()
     info.add_itxt('XML:com.adobe.xmp', xmp.decode())
     for suffix in ('jpg','png','webp','tif'):
-        china.save(tmp_path/f'a.{suffix}', exif=exif(gps=True), **{'tif':{}, 'png':dict(pnginfo=info)}.get(suffix, dict(xmp=xmp)))
+        china.save(tmp_path/f'a.{suffix}', exif=exif(gps=True).tobytes(), **{'tif':{}, 'png':dict(pnginfo=info)}.get(suffix, dict(xmp=xmp)))
         assert Image.open(tmp_path/f'a.{suffix}').getexif().get_ifd(0x8825)
         for strip in (False,True):
             save_stamped(tmp_path/f'a.{suffix}', tmp_path/f'b.{suffix}', mark, strip_gps=strip, overwrite=True)

@@ -15,12 +15,14 @@ from .mark import Placement
 from .stamp import blend_, exif_orientation, stampable
 
 # %% ../../nbs/vision/save.ipynb #46a7111d
-def _without_gps(im, kept):
+def _without_gps(kept):
     "Drop the position from the EXIF block and from XMP"
-    exif = im.getexif()
-    if 0x8825 in exif:
-        del exif[0x8825]
-        kept['exif'] = exif.tobytes()
+    if kept.get('exif'):
+        exif = Image.Exif()
+        exif.load(kept['exif'])
+        if 0x8825 in exif:
+            del exif[0x8825]
+            kept['exif'] = exif.tobytes()
     if kept.get('xmp') and b'GPS' in kept['xmp']:
         kept['xmp'] = re.sub(rb'\s+exif:GPS\w+\s*=\s*("[^"]*"|\'[^\']*\')|<exif:GPS(\w+)\b[^>]*>.*?</exif:GPS\2>', b'', kept['xmp'], flags=re.S)
     return kept
@@ -37,8 +39,8 @@ def _metadata(im, fmt, strip_gps):
             if d := im.getexif().get_ifd(ifd): tags[ifd] = dict(d)
         if strip_gps: tags.pop(0x8825, None)
         kept.pop('exif', None)
-        kept['tiffinfo'] = _tiff_directory(tags, _without_gps(im, kept).pop('xmp', None) if strip_gps else kept.pop('xmp', None))
-    elif strip_gps: kept = _without_gps(im, kept)
+        kept['tiffinfo'] = _tiff_directory(tags, _without_gps(kept).pop('xmp', None) if strip_gps else kept.pop('xmp', None))
+    elif strip_gps: kept = _without_gps(kept)
     if fmt != 'TIFF' and 'dpi' in im.info: kept['dpi'] = im.info['dpi']
     if fmt == 'PNG' and getattr(im, 'text', None):
         kept['pnginfo'] = PngInfo()
