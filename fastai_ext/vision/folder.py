@@ -23,15 +23,16 @@ def walk_pictures(
     except OSError as e:
         yield 'failed',rel,e
         return
+    folders = []
     with entries:
         for e in entries:
             path = os.path.join(rel, e.name)
             if e.name.startswith('.'): continue
-            if e.is_dir(follow_symlinks=False):
-                if recursive: yield from walk_pictures(src, True, path)
+            if e.is_dir(follow_symlinks=False): folders.append(path)
             elif os.path.splitext(e.name)[1].lower() in PICTURES and (e.is_file() or not os.path.exists(e.path)):
                 yield 'picture',path,(e.stat().st_size if e.is_file() else 0)
             else: yield 'other',path,0
+    for path in folders if recursive else (): yield from walk_pictures(src, True, path)
 
 # %% ../../nbs/vision/folder.ipynb #77c2c9f2
 class FolderRun:
@@ -56,6 +57,8 @@ class FolderRun:
         if q != 'keep' and not (type(q) is int and 1<=q<=100):
             raise ValueError(f"stamp_folder: quality={q!r} is neither 'keep' nor a whole number from 1 to 100")
         if not callable(getattr(self.mark, 'place', None)): raise ValueError(f"stamp_folder: mark={self.mark!r} is no mark; give a Mark or a MarkSampler")
+        if type(self.mark).__module__ == '__main__' and not hasattr(sys.modules['__main__'], '__file__') and n_workers != 1:
+            raise ValueError(f"stamp_folder: other processes cannot import {type(self.mark).__name__} from here; move it to a module, or give n_workers=1")
         if self.options['lossless']: self._check_lossless()
         if not os.path.exists(src): raise FileNotFoundError(f"stamp_folder: there is no folder {src}")
         if not os.path.isdir(src): raise NotADirectoryError(f"stamp_folder: {src} is not a folder; for one file there is save_stamped")
@@ -210,7 +213,7 @@ class FolderRun:
         return res + (f'\n  … and {len(self.failed)-20:,} more' if len(self.failed)>20 else '')
 
 def _clock(s): return f'{int(s+.5)//60}:{int(s+.5)%60:02d}' if s<3600 else f'{int(s)//3600}:{int(s)%3600//60:02d}:{int(s)%60:02d}'
-def _printable(path): return str(path).encode('utf-8', 'backslashreplace').decode()
+def _printable(path): return ''.join(c if c.isprintable() else c.encode('unicode_escape', 'surrogatepass').decode() for c in path)
 
 def _inside(path, folder):
     "Whether `path`, which need not exist, is `folder` or lies below it, through links too"

@@ -50,6 +50,7 @@ def stamp_one(src, dst, rel, mark, options):
 
 # %% ../../nbs/vision/workers.ipynb #fe4a8d52
 _busy,_leaving = threading.Lock(),[]
+_loaded = lru_cache(4)(pickle.loads)  # a mark is unpickled once, though it may come with each task
 
 def _leave(*_):
     "End this worker: at once where it is idle, else after its picture"
@@ -70,19 +71,17 @@ def _start_worker(job):
         with _busy: os._exit(0)
     threading.Thread(target=follow, daemon=True).start()
     warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # told in one line instead
-    _job = pickle.loads(job)
+    _job = job
 
 def _work(rels):
     "Stamp the pictures `rels` in a worker of the own pool"
-    res = []
+    res,(src,dst,mark,options) = [],_loaded(_job)
     for rel in rels:
-        with _busy: res.append(stamp_one(*_job[:2], rel, *_job[2:]))
+        with _busy: res.append(stamp_one(src, dst, rel, mark, options))
         if _leaving: os._exit(0)
     return res
 
 def _stops(): return [getattr(signal, n) for n in ('SIGTERM','SIGHUP') if hasattr(signal, n)]
-
-_loaded = lru_cache(4)(pickle.loads)
 
 def work_elsewhere(job, rels):
     "Stamp the pictures `rels` in a worker of another executor"
