@@ -111,7 +111,9 @@ def _named(m, attr, shape, child, parent):
     name = f'{child}.{attr}' if attr in ('weight','data') else attr
     if _position.search(name): return [Role('position')]
     if _bias.search(attr): return [Role('bias', None, shape[-1] if shape else None)]
-    if _scale.search(name) or 'scale' in type(m).__name__.lower(): return [Role('scale')]
+    if attr == 'weight' and len(shape) == 2 and re.search('router|gate', f'{child}{type(m).__name__}', re.I): return [Role('linear', shape[1], shape[0])]
+    wide = sum(n > 1 for n in shape) > 1  # a matrix scales no channels
+    if not wide and (_scale.search(name) or 'scale' in type(m).__name__.lower()): return [Role('scale')]
     return [Role('other')]
 
 # %% ../nbs/roles.ipynb #701c44b6

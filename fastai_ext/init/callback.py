@@ -12,10 +12,9 @@ import torch.distributed as dist
 from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.learner import Learner
 from fastcore.basics import patch
-from .policy import init_plan
+from .policy import check_scheme, init_plan
 from .probe import rng_kept, unwrap
 from .provenance import versions
-from .schemes import scheme as _scheme
 
 # %% ../../nbs/init/callback.ipynb #63c02d35
 def _shared_seed(seed):
@@ -54,7 +53,7 @@ class Init(Callback):
     order = TrainEvalCallback.order + 1  # after the model has moved to its device, before DDP wraps it (11) and `LRFinder` saves it (60)
 
     def __init__(self,
-        scheme='auto',     # 'auto', name of a scheme, or a function that fills a tensor
+        scheme='auto',     # 'auto', name of a scheme or a recipe, or a function that fills a tensor
         only=None,         # Only these: wildcard names, layer types, parameter-group numbers, predicates, or a list of them
         skip=None,         # Not these, likewise
         force:bool=False,  # Also weights that are frozen, loaded or trained
@@ -62,7 +61,7 @@ class Init(Callback):
         **kw,              # Arguments of the scheme, such as `std`
     ):
         "Raises `ValueError` for an unknown scheme. `record` tells what was done, `done` whether"
-        if scheme != 'auto': _scheme(scheme)
+        check_scheme(scheme)
         self.scheme,self.only,self.skip,self.force,self.seed,self.kw = scheme,only,skip,force,seed,kw
         self.done,self.record,self.since = False,[],None
 
@@ -81,7 +80,7 @@ class Init(Callback):
 # %% ../../nbs/init/callback.ipynb #de6e10ac
 @patch
 def init_weights(self:Learner,
-    scheme='auto',     # 'auto', 'lsuv', name of a scheme, or a function that fills a tensor
+    scheme='auto',     # 'auto', 'lsuv', name of a scheme or a recipe, or a function that fills a tensor
     only=None,         # Only these: wildcard names, layer types, parameter-group numbers, predicates, or a list of them
     skip=None,         # Not these, likewise
     force:bool=False,  # Also weights that are frozen, loaded or trained

@@ -24,6 +24,8 @@ class Follow:
     norm:bool=False       # Whether a norm comes first, so that the scale of the layer does not matter
     residual:bool=False   # Whether the output is added to its own input's path, without a norm or a scale before or right after the sum
     output:bool=False     # Whether it is the output of the network
+    closing:str=''        # Norm through which it ends a residual branch
+    branch:tuple=()       # Layers of the residual branch that it ends, with or without a norm
     how:str='trace'       # 'trace' or 'order'
 
 # %% ../../nbs/init/flow.ipynb #bf6993d6
@@ -100,16 +102,22 @@ def _kind(n, mods):
     if 'norm' in name: return 'norm',name
     return ('end' if name in _ends else 'pass'),name
 
-def _descends(node, ancestor):
-    "Whether `node` is computed from `ancestor`"
+def _before(node):
+    "All nodes that `node` is computed from, itself included"
     todo,seen = [node],set()
     while todo:
         n = todo.pop()
-        if n is ancestor: return True
         if n not in seen:
             seen.add(n)
             todo += n.all_input_nodes
-    return False
+    return seen
+
+def _branch(node, other, mods):
+    "Layers on the way to `node` that `other` is not computed from, if they are more than the other way round: then `node` ends the branch"
+    mine,theirs = _before(node),_before(other)
+    layers = lambda ns: [n.target for n in ns if n.op == 'call_module' and _kind(n, mods)[0] == 'end']
+    a,b = layers(mine-theirs),layers(theirs-mine)
+    return tuple(a) if len(a) > len(b) and mine & theirs else ()  # a learned position that is added shares nothing with it
 
 def _silu(n, name):
     "x*sigmoid(x) written out"
@@ -117,7 +125,7 @@ def _silu(n, name):
 
 def _follow(node, mods, whole):
     "A `Follow` for the layer at `node`"
-    todo,seen,res,reached = [(u, node, False, False, False) for u in node.users],set(),Follow(),set()
+    todo,seen,res,reached = [(u, node, '', False, False) for u in node.users],set(),Follow(),set()
     while todo:
         n,prev,norm,scaled,summed = todo.pop(0)
         if n in seen: continue
@@ -126,17 +134,19 @@ def _follow(node, mods, whole):
         if kind == 'act':
             if not res.act:
                 res.act,res.gain = ('silu',gain('silu')) if _silu(n, what) else _act(what)
-                res.norm = res.norm or (norm and not summed)
+                res.norm = res.norm or bool(norm and not summed)
             continue
         if kind in ('end','output'): reached.add(kind); continue
-        if kind == 'norm': norm = True
+        if kind == 'norm': norm = n.target if n.op=='call_module' else 'norm'
         if kind == 'scale': scaled = True
         if kind == 'add':
             other = n.args[1] if n.args[0] is prev else n.args[0]
             post = all(_kind(u, mods)[0] == 'norm' for u in n.users) and _kind(other, mods)[0] != 'add'  # the last sum of a pre-norm network
-            if other is not prev and _descends(node, other) and not norm and not scaled and not post: res.residual = True
+            if not summed and other is not prev and (branch := _branch(prev, other, mods)):
+                res.branch,res.closing = branch,norm
+                res.residual = not norm and not scaled and not post
             summed = True
-        if not summed and not res.act: res.norm = res.norm or norm
+        if not summed and not res.act: res.norm = res.norm or bool(norm)
         todo += [(u, n, norm, scaled, summed) for u in n.users]
     res.output = reached == {'output'} and not res.act and whole
     return res
@@ -191,7 +201,8 @@ def flow(
             local = {n[len(dot):]:m for n,m in mods.items() if n.startswith(dot)}
             for n in g.nodes:
                 if n.op == 'call_module' and n.target in local and _is_matrix(local[n.target]) and dot+n.target not in res:
-                    res[dot+n.target] = _follow(n, local, not path)
+                    f = res[dot+n.target] = _follow(n, local, not path)
+                    f.branch,f.closing = tuple(dot+b for b in f.branch),dot+f.closing if f.closing else ''
         found = {}
         for n,m in mods.items():
             if not _is_matrix(m): continue

@@ -38,11 +38,11 @@ def _verdict(t,
     fan_in=None,   # For torch's default, uniform within 1/sqrt(fan_in)
     limit:int=32768): # Look at no more values than this
     "'fresh', 'trained' or '' (cannot tell) from the values of a matrix"
-    x = t.detach().float().cpu().flatten(1)
+    x = t.detach().flatten(1)
+    x = x[:: max(1, min(len(x)//16, x.numel()//limit))][:, :: max(1, x.shape[1]*16//limit)].float().cpu()
     if not torch.isfinite(x).all(): return 'trained'
     x = x[x.any(1)]
     if x.numel() < 64: return ''
-    if len(x)*x.shape[1] > limit: x = x[:: math.ceil(len(x)*x.shape[1]/limit)]
     v = x[x != 0]
     sparse = len(v) < .9*x.numel()
     if len(v) < 64 or (v.abs() == v[0].abs()).all(): return ''
