@@ -21,13 +21,15 @@ from .probe import Table,check_batch,check_ready,forward,rng_kept,train_batch,un
 from ..weights import weights
 
 # %% ../../nbs/init/lsuv.ipynb #64e84e74
+def _wide(t): return t if t.dtype==torch.float64 else t.float()
+
 def unit_scale(
     u:torch.Tensor,       # A layer's output without its bias
     b:torch.Tensor=None,  # The bias, in a shape that broadcasts to `u`; `None`: no bias
     std:float=1.,         # The standard deviation to reach, > 0
 ) -> float:               # NaN where there is no solution: `u` is constant, or the bias alone varies more than `std`
     "The positive `s` with `(s*u + b).std() == std`. Mishkin & Matas 2015 (arXiv 1511.06422), in closed form for any bias"
-    u = u if u.dtype==torch.float64 else u.float()
+    u = _wide(u)
     n,sd = u.numel(),float(u.std())
     if not sd > 1e-10: return float('nan')
     if b is None: return std/sd
@@ -84,7 +86,7 @@ class _Site:
         if not isinstance(o, torch.Tensor) or not o.is_floating_point() or o.numel()<2:
             return self.left('its output is not a tensor of two numbers or more') if first else None
         b = _bias(m, o)
-        u = o.float() if b is None else o.float() - b
+        u = _wide(o) if b is None else _wide(o) - b
         if first:
             self.s = unit_scale(u, b, self.std)
             if not self.s > 0: return self.left(_why(u, self))
@@ -127,8 +129,9 @@ class _Projections(_Site):
         inputs = dict(zip('qkv', args, strict=False)) | {k[0]: kwargs[k] for k in ('query','key','value') if k in kwargs}
         for w,r in zip(self.ws, self.rows, strict=True):
             i = 'qkv'.index(w.block)*m.embed_dim
-            b = None if m.in_proj_bias is None else m.in_proj_bias[i:i+m.embed_dim].float()
-            u = nn.functional.linear(inputs[w.block], w.data.to(inputs[w.block].dtype)).float()
+            b = None if m.in_proj_bias is None else _wide(m.in_proj_bias[i:i+m.embed_dim])
+            u = nn.functional.linear(inputs[w.block], w.data.to(inputs[w.block].dtype))
+            u = _wide(u)
             s = unit_scale(u, b if b is not None and b.any() else None, self.std)
             if not s > 0: r.note = _why(u, self); continue
             r.std,r.scale = float((u if b is None else u+b).std()),s
@@ -140,7 +143,7 @@ def _bias(m, o):
     b = getattr(m, 'bias', None)
     if not isinstance(b, torch.Tensor) or b.dim()!=1 or not b.any(): return None
     shape = (-1,) + (1,)*(m.weight.dim()-2) if isinstance(m, _ConvNd) else (-1,)
-    return b.float().view(shape) if o.shape[-len(shape)]==len(b) else None
+    return _wide(b).view(shape) if o.shape[-len(shape)]==len(b) else None
 
 def _why(u, site):
     if not torch.isfinite(u).all(): return 'its output is NaN or infinite'
