@@ -17,7 +17,9 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from fastai.callback.core import Callback,TrainEvalCallback
 from fastcore.basics import store_attr
 
+from .callback import Init,_forget
 from .probe import Table,check_batch,check_ready,forward,rng_kept,train_batch,unwrap
+from .provenance import provenance,versions
 from ..weights import weights
 
 # %% ../../nbs/init/lsuv.ipynb #64e84e74
@@ -176,10 +178,11 @@ def _cholesky_qr(a):
     return a
 
 # %% ../../nbs/init/lsuv.ipynb #60851603
-def _sites(model, only, skip, std, force, seen):
+def _sites(model, only, skip, std, force, since, seen):
     "A `_Site` for each selected matrix; what is to be left alone is so marked"
-    net = unwrap(getattr(model, 'model', model) if not isinstance(model, nn.Module) else model)
+    net = model if isinstance(model, nn.Module) else unwrap(model.model)
     by_name,packs,sites = dict(net.named_modules(remove_duplicate=False)),{},[]
+    known = {} if force or net is model else provenance(model, since)
     for w in weights(model, only=only, skip=skip):
         own = w.kind=='other' and w.attr=='weight' and len(w.shape)>1 and w.how==''
         if w.is_matrix or own or w.kind=='embedding' and w.tied: packs.setdefault(id(w.param), []).append(w)
@@ -188,9 +191,9 @@ def _sites(model, only, skip, std, force, seen):
         s = (_Projections if isinstance(w.module, nn.MultiheadAttention) else _Site)(ws, by_name, std, seen)
         if w.kind.startswith('rnn'): s.left('recurrent: its gates bound the output at any scale')
         elif w.kind=='embedding': s.left(f"tied with {', '.join(w.tied)}: the embedding's scale holds")
-        elif w.frozen and not force: s.left('frozen')
+        elif not force and (w.frozen or w.name in known): s.left(known.get(w.name, 'frozen'))
         sites.append(s)
-    return net,sites
+    return sites
 
 def _orthogonalize(sites, seed):
     for i,s in enumerate(sites):
@@ -219,6 +222,9 @@ def _one_pass(net, xb, sites, orthogonal, train, seed):
         raise
 
 def _warn(rows):
+    if rows and not any(r.scale > 0 for r in rows):
+        warnings.warn(f"LSUV: nothing was changed, all {len(rows)} selected weights are left alone ({rows[0].weight}: {rows[0].note}); "
+                      "force=True overrides what is frozen, loaded or trained", stacklevel=4)
     for why in ('dead: its output is constant','not called as a layer in this pass','its output is NaN or infinite'):
         names = [r.weight for r in rows if r.note==why]
         more = f' and {len(names)-4} more' if len(names)>4 else ''
@@ -244,10 +250,11 @@ def lsuv(
     only=None,             # Scale these alone: names with wildcards, layer types, parameter-group numbers, predicates
     skip=None,             # Leave these alone
     orthogonal:bool=False, # Start each matrix from random orthonormal rows, as the paper does; `False`: from what is there
-    force:bool=False,      # Scale frozen weights too
+    force:bool=False,      # Scale frozen weights too, and those of a Learner that were loaded or trained
     train:bool=None,       # Mode of the pass: training, evaluation, or (`None`) norm layers as in training and no dropout
     seed:int=None,         # Seed of the batch and the orthonormal matrices; `None`: follows from the global generators, which stay
     sync:bool=True,        # In distributed training compute on rank 0 and send the weights to all; then every rank must call
+    since:dict=None,       # `versions` of a Learner's weights when it was made; what has changed since counts as loaded
 ) -> Scales:               # One row for each weight: its layer's std before, the factor, or why it was left alone
     """Give each linear, convolutional and attention layer's output the standard deviation `std`, in one forward pass of one batch.
     Raises `ValueError` for a NaN batch, an empty loader, a model without weights or with lazy ones, before anything has
@@ -263,22 +270,13 @@ def lsuv(
         check_batch(x, 'LSUV')
         with rng_kept(): s = int(torch.randint(2**31, (1,))) if seed is None else seed
         seen = []
-        _,sites = _sites(model, only, skip, std, force, seen)
+        sites = _sites(net if learn is None else learn, only, skip, std, force, since, seen)
         _one_pass(net, x, sites, orthogonal, train, s)
         _warn(rows := [r for o in seen + [o for o in sites if o not in seen] for r in o.rows])
         return Scales(rows)
     res = _on_rank0(net, run) if sync and dist.is_available() and dist.is_initialized() and dist.get_world_size()>1 else run()
-    if learn is not None: _forget(learn, {r.weight for r in res if r.scale > 0}, net)
+    if learn is not None: _forget(learn.opt, [p for n,p in net.named_parameters() if n in {r.weight.partition('[')[0] for r in res if r.scale > 0}])
     return res
-
-def _forget(learn, names, net):
-    "Drop the optimizer's moments of the changed weights; they belong to the old ones"
-    opt = getattr(learn, 'opt', None)
-    if not hasattr(opt, 'state') or not opt.state: return
-    for n,p in net.named_parameters():
-        st = opt.state.get(p)
-        if st and any(n==o.partition('[')[0] for o in names):
-            for k in set(st) - {'do_wd','force_train'}: del st[k]
 
 # %% ../../nbs/init/lsuv.ipynb #61ed447c
 class LSUV(Callback):
@@ -294,17 +292,18 @@ class LSUV(Callback):
         seed:int=None,         # Seed of the batch and the orthonormal matrices
     ):
         store_attr()
-        self.done,self.record = False,None
+        self.done,self.record,self.since = False,None,None
 
     def __repr__(self):
         args = ('std',1.),('only',None),('skip',None),('orthogonal',False),('force',False),('train',None),('seed',None)
         return f"LSUV({', '.join(f'{k}={getattr(self, k)!r}' for k,v in args if getattr(self, k) != v)})"
 
+    def after_create(self): self.since = versions(self.learn)
+
     def before_fit(self):
         if self.done: return
-        if not self.force and _trained(self.learn.opt):
-            warnings.warn("LSUV: this network has been trained, so it is left as it is; to rescale it all the same use LSUV(force=True)", stacklevel=2)
-        else: self.record = lsuv(self.learn, None, self.std, self.only, self.skip, self.orthogonal, self.force, self.train, self.seed)
-        self.done = True
-
-def _trained(opt): return any(set(st) - {'do_wd','force_train'} for st in getattr(opt, 'state', {}).values())
+        records = [getattr(self.learn, 'init_record', []), *(cb.record for cb in self.learn.cbs if isinstance(cb, Init))]
+        ours = {r['name'] for rs in records for r in rs if r['scheme']}  # what `Init` wrote is a start, not a loaded weight
+        since = {k: v for k,v in (self.since or {}).items() if k.rpartition(':')[0] not in ours}
+        self.record = lsuv(self.learn, None, self.std, self.only, self.skip, self.orthogonal, self.force, self.train, self.seed, since=since)
+        self.done,self.since = True,None
