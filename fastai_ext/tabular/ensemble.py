@@ -34,14 +34,21 @@ def select_weights(
     preds:list, # For each member an array, rows x classes or targets
     targs,      # Targets: rows (class numbers), or rows x targets
     loss,       # Function (predictions, targets) -> a number to make small
-    n:int=40,   # Picks, >= 1: weights are multiples of one over the picks used
+    n:int=40,   # Picks, >= 1
+    bags:int=20,# Samples of the rows, drawn with replacement, over which the weights are averaged; 0: once, on all rows
+    seed:int=0, # Seed of the samples
 ):
     """Weights of the members, summing to 1, by greedy selection with replacement (Caruana et al. 2004): each pick adds the member that makes
-    the mean of all picks best. The best step of the way is taken, so that on these rows no member alone is better."""
+    the mean of all picks best, and the best step of the way is taken. Averaged over samples of the rows, chance decides less."""
     if n < 1: raise ValueError(f"select_weights: n={n} picks; give 1 or more, for example 40")
     if not preds: raise ValueError("select_weights: there are no predictions to weigh; give at least one member")
-    preds,counts = np.stack([np.asarray(p, dtype='float64') for p in preds]),np.zeros(len(preds))
-    total,best = np.zeros(preds.shape[1:]),(np.inf,None)
+    preds,targs = np.stack([np.asarray(p, dtype='float64') for p in preds]),np.asarray(targs)
+    if not bags: return _greedy(preds, targs, loss, n)
+    rng,rows = np.random.RandomState(seed),len(targs)
+    return np.mean([_greedy(preds[:,i], targs[i], loss, n) for i in (rng.randint(rows, size=min(rows, 10_000)) for _ in range(bags))], axis=0)
+
+def _greedy(preds, targs, loss, n):
+    total,counts,best = np.zeros(preds.shape[1:]),np.zeros(len(preds)),(np.inf,None)
     for i in range(1, n+1):
         losses = [loss((total+p)/i, targs) for p in preds]
         j = int(np.argmin(losses))
@@ -142,7 +149,7 @@ def ensemble(
     loss=None,           # With `'auto'`, (probabilities or values, targets) -> a number to make small; log loss or squared error by default
     metrics=None,        # fastai metrics; those of the first learner by default
     names:list=None,     # A name for each learner, for the tables
-    seed:int=0,          # Seed of the random split of the validation rows
+    seed:int=0,          # Seed of the random split of the validation rows, and of the samples that the weights are averaged over
 )->EnsembleLearner:
     """An `EnsembleLearner` of fitted `learners`. Its weights and its reported figures come from different rows: with `weights='auto'`, `validate()`,
     `get_preds()` and `scores()` leave out the validation rows that chose the weights. Raises `ValueError` for learners that do not share their data.
@@ -173,5 +180,5 @@ def ensemble(
             to = learn._part(learn.select_idx).dataset
         xb,yb = tensors(to, is_class)
         if not yb: raise ValueError(f"ensemble: the frame `on` lacks the targets {list(dls.train_ds.y_names)}, which choose the weights")
-        model.weights = select_weights(model.each(*xb), yb[0].numpy(), loss or (log_loss if is_class else squared_error), n)
+        model.weights = select_weights(model.each(*xb), yb[0].numpy(), loss or (log_loss if is_class else squared_error), n, seed=seed)
     return learn
