@@ -9,7 +9,6 @@ __all__ = []
 import types,warnings
 
 import torch
-import fastai.callback.schedule  # noqa: F401  gives a learner `lr_find`
 from fastai.callback.core import (Callback,CancelBackwardException,CancelBatchException,CancelEpochException,CancelFitException,
                                   CancelStepException,CancelTrainException,FetchPredsCallback)
 from fastai.learner import Learner,load_learner
@@ -69,7 +68,7 @@ def undisturbed(s, learn, detour, what, started=None):
     def _same(f, how, was):
         if (diff := how(was, f(learn))) and (started is None or how(f(started), f(learn))): raise Broken(f"{what}: {diff}")
     _same(lambda o: weights_of(o, buffers=True), lambda a,b: differ(a, b, how='changed by'), before)
-    if opt: _same(opt_of, lambda a,b: unlike(a, b, 'the optimizer'), opt)
+    if opt: _same(opt_of, lambda a,b: unlike(a, {k: v for k,v in b.items() if k in a}, 'the optimizer'), opt)  # a new hyper-parameter hurts nobody
     if list(learn.metrics) != mets: raise Broken(f"{what}: learn.metrics had {len(mets)} entries, now {len(learn.metrics)}")
     if grads != rg(learn): raise Broken(f"{what}: what requires a gradient is not what it was")
 

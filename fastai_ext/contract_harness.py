@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+import fastai.callback.schedule  # noqa: F401  gives a learner `lr_find` and `fine_tune`
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
 from fastai.data.core import DataLoaders
@@ -228,8 +229,11 @@ def unlike(a, b, path='', depth=6, skip=()):
     if isinstance(a, torch.Generator): return None if torch.equal(a.get_state(), b.get_state()) else f"{path}, a random generator, is at another place"
     if isinstance(a, random.Random): return None if a.getstate()==b.getstate() else f"{path}, a random generator, is at another place"
     if isinstance(a, Mapping):
-        if [str(k) for k in a] != [str(k) for k in b]: return f"{path} has the keys {short([*b])} instead of {short([*a])}"
-        return first(unlike(x, y, f'{path}.{k}' if path else str(k), depth-1, skip) for (k,x),y in zip(a.items(), b.values(), strict=True))
+        a,b = ({k if isinstance(k, (str,int,float,tuple,type(None))) else i: v for i,(k,v) in enumerate(o.items())} for o in (a, b))
+        if a.keys() != b.keys():
+            more,less = [k for k in b if k not in a],[k for k in a if k not in b]
+            return f"{path} has {f'also {short(more)}' if more else ''}{' and ' if more and less else ''}{f'no more {short(less)}' if less else ''}"
+        return first(unlike(x, b[k], f'{path}.{k}' if path else str(k), depth-1, skip) for k,x in a.items())
     if isinstance(a, (list,tuple,L)):
         if len(a) != len(b): return f"{path} has {len(b)} items instead of {len(a)}"
         return first(unlike(x, y, f'{path}[{i}]', depth-1, skip) for i,(x,y) in enumerate(zip(a, b, strict=True)))

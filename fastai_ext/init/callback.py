@@ -73,7 +73,7 @@ class Init(Callback):
     def after_create(self): self.since = versions(self.learn)
 
     def before_fit(self):
-        if self.done: return
+        if self.done or self.learn.lock.locked(): return  # `validate` and `get_preds` hold the lock: they look at the network as it is
         plan = init_plan(self.learn, self.scheme, self.only, self.skip, self.force, self.since, **self.kw)
         self.record,self.done,self.since = _carry_out(self.learn, plan, self.seed),True,None
 

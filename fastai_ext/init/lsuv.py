@@ -301,7 +301,7 @@ class LSUV(Callback):
     def after_create(self): self.since = versions(self.learn)
 
     def before_fit(self):
-        if self.done: return
+        if self.done or self.learn.lock.locked(): return  # `validate` and `get_preds` hold the lock: they look at the network as it is
         records = [getattr(self.learn, 'init_record', []), *(cb.record for cb in self.learn.cbs if isinstance(cb, Init))]
         ours = {r['name'] for rs in records for r in rs if r['scheme']}  # what `Init` wrote is a start, not a loaded weight
         since = {k: v for k,v in (self.since or {}).items() if k.rpartition(':')[0] not in ours}
