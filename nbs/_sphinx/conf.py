@@ -14,6 +14,7 @@ exclude_patterns = ['**/.ipynb_checkpoints']
 
 nb_execution_mode = 'off'      # the committed outputs are shown
 nb_merge_streams = True
+nb_code_prompt_show = nb_code_prompt_hide = 'Code'
 myst_enable_extensions = ['amsmath', 'attrs_block', 'attrs_inline', 'colon_fence', 'deflist', 'dollarmath']
 myst_heading_anchors = 4
 myst_heading_slug_func = 'slug.slug'

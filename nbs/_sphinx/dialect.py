@@ -23,6 +23,9 @@ class Markdown:
 
     def __call__(self, text):
         out,inside = [],None
+        text = re.sub(r'(\]\((?![a-z]+:)[^)\s#]+)\.html(?=[#)])', r'\1.ipynb', text)  # a page, whatever a link calls it
+        text = re.sub(r'\[([^]]*)\]\((?:\.\./)+([A-Z]+\.md)\)', lambda m: f'[{m[1]}](/{m[2].lower()})', text)  # a text of the repository is a page
+        text = re.sub(r'\[([^]]*)\]\((?:\.\./)+[A-Z]+\)', r'\1', text)                                      # LICENSE is none
         text = re.sub(r'(?<=\S)\s*\$\$([^$]+)\$\$[ \t]*', r'\n\n$$\1$$\n\n', text)  # a displayed formula within a paragraph
         for line in text.splitlines():
             if m := fence.match(line):

@@ -52,6 +52,7 @@ class Readme:
         if opts.get('include') == 'false': return []
         code = option.sub('', c.source).strip('\n')
         shown = [] if opts.get('echo') == 'false' else [fenced(code, 'python')]
+        if opts.get('code-fold') == 'true': shown = [f'<details><summary>Code</summary>\n\n{shown[0]}\n\n</details>']
         return shown + ([] if opts.get('output') == 'false' else [self.output(o) for o in outputs(c.get('outputs', []), 'nbs/index.ipynb')])
 
     def markdown(self, text):
@@ -68,8 +69,8 @@ class Readme:
         data = o['data']
         for mime,ext in (('image/png','png'), ('image/jpeg','jpg')):
             if mime in data: return self.picture(base64.b64decode(''.join(data[mime])), ext)
-        if 'text/markdown' in data: return ''.join(data['text/markdown'])
         if 'text/html' in data and (t := table(''.join(data['text/html']))): return t
+        if 'text/markdown' in data: return ''.join(data['text/markdown'])
         text = ''.join(data.get('text/plain', ''))
         return fenced(text) if text and not text.startswith('<') else ''
 
