@@ -21,7 +21,7 @@ from .patch import opacity_table
 from .stamp import stamp
 
 # %% ../../nbs/vision/augment.ipynb #d34ae558
-_N = 16
+_N = 8
 
 def picture_key(
     im:Image.Image,  # A picture, or a batch of them as a tensor n x c x h x w: floats 0-1 or bytes
@@ -53,31 +53,32 @@ def stamp_batch(
         if id(patch) in starts: continue
         flats += _bytes(patch, mode)
         starts[id(patch)] = n
-        n += (c+1)*patch.size[0]*patch.size[1]
+        n += len(flats[-2])+len(flats[-1])
     dtype = x.dtype if x.dtype in (torch.float32,torch.float64) else torch.float32
     flat = torch.cat(flats).to(x.device, non_blocking=True).to(dtype).div_(255)
     views = {}
     for i,(l,t,r,b),(pl,pt,pr,pb),patch in jobs:
         if id(patch) not in views:
             (w,h),s = patch.size,starts[id(patch)]
-            views[id(patch)] = flat[s:s+(c+1)*h*w].view(c+1,h,w)
-        v = views[id(patch)]
-        if (pl,pt,pr,pb) != (0,0,*patch.size): v = v[:, pt:pb, pl:pr]
+            s1 = s+(c if patch.solid else c*h*w)
+            views[id(patch)] = flat[s:s1].view((c,1,1) if patch.solid else (c,h,w)),flat[s1:s1+h*w].view(1,h,w)
+        fg,a = views[id(patch)]
+        if (pl,pt,pr,pb) != (0,0,*patch.size): fg,a = fg if patch.solid else fg[:, pt:pb, pl:pr],a[:, pt:pb, pl:pr]
         o = res[i, :, t:b, l:r]
-        if o.dtype == dtype: o.lerp_(v[:c], v[c:])
-        elif o.dtype == torch.uint8: o.copy_(o.to(dtype).div_(255).lerp_(v[:c], v[c:]).mul_(255).round_())
-        else: o.copy_(o.to(dtype).lerp_(v[:c], v[c:]))
+        if o.dtype == dtype: o.lerp_(fg, a)
+        elif o.dtype == torch.uint8: o.copy_(o.to(dtype).div_(255).lerp_(fg, a).mul_(255).round_())
+        else: o.copy_(o.to(dtype).lerp_(fg, a))
     return res.as_subclass(type(x))
 
 def _bytes(patch, mode):
-    "The colours, plane by plane, and the opacity of `patch`, as rows of bytes"
+    "The colours, plane by plane (or the one colour), and the opacity of `patch`, as rows of bytes"
     memo,key = patch.memo,('bytes',mode)
     if key not in memo:
-        fg = np.asarray(patch.colour(mode))
-        memo[key] = torch.from_numpy((fg[None] if fg.ndim==2 else fg.transpose(2,0,1)).flatten()),np.asarray(patch.a).flatten()
+        if patch.solid: fg = np.atleast_1d(np.array(patch.ink(mode), np.uint8))
+        else: fg = np.atleast_3d(np.asarray(patch.colour(mode))).transpose(2,0,1).flatten()
+        memo[key] = torch.from_numpy(fg),np.asarray(patch.a).flatten()
     fg,a = memo[key]
-    table = np.frombuffer(opacity_table(patch.opacity), np.uint8)
-    return fg,torch.from_numpy(table[a])
+    return fg,torch.from_numpy(np.frombuffer(opacity_table(patch.opacity), np.uint8)[a])
 
 # %% ../../nbs/vision/augment.ipynb #0151fcc4
 def _tell_epoch(before_iter):

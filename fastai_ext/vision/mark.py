@@ -82,7 +82,9 @@ class Mark:
     def _set(self, d):
         ink = ('text','font','color','stroke','stroke_color','align','spacing','direction','layout') if d['logo'] is None else ('logo',)
         key = tuple(tuple(v) if isinstance(v, list) else v for v in d.values())
-        self.__dict__.update(d, _args=d, _key=key, _hash=hash(key), _ink=(tuple(d[n] for n in ink), d['rel']=='height'))
+        random = d['pos']=='random' or isinstance(d['pos'], list) or any(map(_is_range, d['pos'] if isinstance(d['pos'], tuple) else ()))
+        random = random or (d['pos']=='tile' and d['jitter']>0) or any(_is_range(d[n]) for n in ('size','margin','opacity','rotate','gap'))
+        self.__dict__.update(d, _args=d, _key=key, _fixed=None if random else {}, _hash=hash(key), _ink=(tuple(d[n] for n in ink), d['rel']=='height'))
 
     def __setattr__(self, n, v): raise AttributeError(f"Mark: a mark does not change; mark.new({n}={v!r}) makes another")
     def __eq__(self, o): return isinstance(o, Mark) and self._key == o._key
@@ -101,15 +103,15 @@ class Mark:
     def draw(self, px, angle=0., opacity=1.):
         "The `Patch` of this mark, `px` pixels wide (high for `rel='height'`) before it is turned by `angle` degrees; kept for the next call"
         axis = int(self.rel == 'height')
-        n_bytes = lambda p: 16*p.size[0]*p.size[1]+2000
+        flat_bytes = lambda v: sum(len(m.getbands())*m.width*m.height for m in v if m)+2000
         if self.logo is not None:
-            flat = lambda: drawn.get((self._ink, px), lambda: logo_pixels(self.logo, px, axis), n_bytes)
+            flat = lambda: drawn.get((self._ink, px), lambda: (logo_pixels(self.logo, px, axis),), flat_bytes)[0]
             make = lambda: Patch(*logo_layers(flat(), angle))
         else:
             text = dict(font=self.font, stroke=self.stroke, align=self.align, spacing=self.spacing, direction=self.direction, layout=self.layout)
-            flat = lambda: drawn.get((self._ink, px), lambda: text_masks(self.text, px, axis, **text), lambda m: n_bytes(m[0]))
+            flat = lambda: drawn.get((self._ink, px), lambda: text_masks(self.text, px, axis, **text), flat_bytes)
             make = lambda: Patch(*text_layers(flat(), angle, self.color, self.stroke_color))
-        return drawn.get((self._ink, px, angle), make, n_bytes).faded(opacity)
+        return drawn.get((self._ink, px, angle), make, lambda p: p.n_bytes).faded(opacity)
 
     def place(self,
         size:tuple,  # (width, height) of the picture, pixels
@@ -118,6 +120,13 @@ class Mark:
         split=0,     # 0 for training, 1 for validation; a `MarkSampler` keeps their logos apart
     ):
         "The `Placement` of this mark on a picture of `size`; equal arguments give equal pixels, on every machine and in every process"
+        if self._fixed is None: return self._place(size, seed, key)
+        if size not in self._fixed:  # nothing is random: the last few sizes are kept
+            if len(self._fixed) >= 8: self._fixed.clear()
+            self._fixed[size] = self._place(size, seed, key)
+        return self._fixed[size]
+
+    def _place(self, size, seed, key):
         rng = random.Random(f'{seed}/{key}')
         us,ux,uy,uo,ur,um,ug = (rng.random() for _ in range(7))
         W,H = size

@@ -153,28 +153,46 @@ def opacity_table(opacity) -> bytes:
 
 class Patch:
     "The pixels of a drawn mark: `fg` (RGB), `a` (coverage, L), `opacity`, and `m`, the coverage times the opacity"
-    def __init__(self, fg, a, opacity=1., memo=None):
-        self.fg,self.a,self.opacity,self.size,self._m = fg,a,opacity,a.size,None
-        self.memo = {} if memo is None else memo  # what was derived from `fg` and `a`, shared by all opacities
+    def __init__(self,
+        fg,             # An RGB picture, or one colour (r,g,b)
+        a,              # Coverage, L
+        opacity=1.,     # 0-1
+        memo=None,      # What was derived from `fg` and `a`, shared by all opacities
+    ):
+        self.solid,self._fg = (fg,None) if isinstance(fg, tuple) else (None,fg)
+        self.a,self.opacity,self.size,self._m,self.memo = a,opacity,a.size,None,{} if memo is None else memo
+    @property
+    def fg(self): return self.colour('RGB')
     @property
     def m(self):
         if self._m is None: self._m = self.a if self.opacity==1 else self.a.point(list(opacity_table(self.opacity)))
         return self._m
+    @property
+    def n_bytes(self):
+        "About what it takes in memory, with what is derived from it"
+        return (4 if self.solid else 16)*self.size[0]*self.size[1]+2000
     def faded(self, opacity):
         "The same ink at another opacity; the last two are kept"
         kept = self.memo.setdefault('faded', OrderedDict())
-        p = kept.get(opacity) or Patch(self.fg, self.a, opacity, self.memo)
+        p = kept.get(opacity) or Patch(self.solid or self._fg, self.a, opacity, self.memo)
         kept[opacity] = p
         if len(kept) > 2: kept.popitem(last=False)
         return p
     def colour(self, mode):
-        "`fg` in another Pillow mode, kept"
-        if mode == 'RGB': return self.fg
-        if mode not in self.memo: self.memo[mode] = self.fg.convert(mode)
+        "The colours as a picture of `mode`; those of a logo are kept"
+        if self.solid: return Image.new('RGB', self.size, self.solid).convert(mode)
+        if mode == 'RGB': return self._fg
+        if mode not in self.memo: self.memo[mode] = self._fg.convert(mode)
         return self.memo[mode]
+    def ink(self, mode):
+        "What to paste: the one colour of a text, as a pixel of `mode`, or the picture of its colours"
+        if not self.solid: return self.colour(mode)
+        key = 'pixel',mode
+        if key not in self.memo: self.memo[key] = Image.new('RGB', (1,1), self.solid).convert(mode).getpixel((0,0))
+        return self.memo[key]
     def turned(self, method):
         "The patch after `Image.transpose(method)`, kept"
-        if method not in self.memo: self.memo[method] = Patch(self.fg.transpose(method), self.a.transpose(method))
+        if method not in self.memo: self.memo[method] = Patch(self.solid or self._fg.transpose(method), self.a.transpose(method))
         return self.memo[method].faded(self.opacity)
 
 # %% ../../nbs/vision/patch.ipynb #6967a44b
@@ -188,13 +206,14 @@ def rgb(colour) -> tuple:
     return c
 
 def text_layers(masks, angle, color, stroke_color):
-    "(fg, coverage) of the masks of a text, turned by `angle` degrees"
+    "(colour or colours, coverage) of the masks of a text, turned by `angle` degrees"
     masks = [m for m in masks if m is not None]
     if angle: masks = [m.rotate(angle, Image.Resampling.BICUBIC, expand=True) for m in masks]
     if angle and (box := masks[-1].getbbox()): masks = [m.crop(box) for m in masks]
-    fg = Image.new('RGB', masks[0].size, color if len(masks)==1 else stroke_color)
-    if len(masks)>1: fg.paste(color, None, masks[0])
-    return fg,masks[-1]
+    if len(masks)==1: return color,masks[0]
+    fg = Image.new('RGB', masks[0].size, stroke_color)
+    fg.paste(color, None, masks[0])
+    return fg,masks[1]
 
 def logo_pixels(logo, px, axis):
     "The RGBA pixels of a logo, resized as premultiplied pixels to `px` pixels along `axis`"

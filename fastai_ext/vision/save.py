@@ -238,8 +238,10 @@ def _write(src, part, dst, mark, seed, key, quality, lossless, orient, strip_gps
             if not p and same:
                 shutil.copyfile(src, part)
                 return p
+            how = _quality(im, src, fmt, quality)
             res = stampable(im)
-            res = blend_(res.copy() if res is im else res, p)
+            if res is im: res = im._new(im.im)  # the same pixels, without the file's own class: nobody else sees them, so they need no copy
+            res = blend_(res, p)
             if lossless and im.format == fmt == 'JPEG':
                 _drop_jpeg(src, part, im, res, p, strip_gps)
                 return p
@@ -252,8 +254,9 @@ def _write(src, part, dst, mark, seed, key, quality, lossless, orient, strip_gps
                 shutil.copyfile(src, part)
                 return p
             im.seek(0)
+            how = _quality(im, src, fmt, quality)
             res,more = frames[0],_animation(im, frames, durations, fmt)
-        try: res.save(part, format=fmt, **{**kept, **_quality(im, src, fmt, quality), **more})
+        try: res.save(part, format=fmt, **{**kept, **how, **more})
         except (OSError, KeyError) as e:
             if 'cannot write mode' not in str(e): raise
             raise ValueError(f"save_stamped: {fmt} cannot hold a picture of mode {res.mode}; give {dst.name} another suffix, such as .png") from e

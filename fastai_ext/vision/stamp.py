@@ -30,7 +30,7 @@ def _deep(im, piece, src, patch, full):
     out = (2*(bg*(full-m)+fg*m)+full)//(2*full)
     im.paste(Image.frombytes(im.mode, box.size, out.astype(np.asarray(box).dtype).tobytes()), piece)
 
-def _part(box, im): return im if box==(0,0,*im.size) else im.crop(box)
+def _part(box, ink): return ink if not isinstance(ink, Image.Image) or box==(0,0,*ink.size) else ink.crop(box)
 
 def blend_(
     im:Image.Image,  # A picture in a mode that `stampable` returns
@@ -41,7 +41,7 @@ def blend_(
     patch = p.patch
     for box,src in p.pieces():
         part = functools.partial(_part, src)
-        if im.mode in ('RGB','L','CMYK','YCbCr'): im.paste(part(patch.colour(im.mode)), box, part(patch.m))
+        if im.mode in ('RGB','L','CMYK','YCbCr'): im.paste(part(patch.ink(im.mode)), box, part(patch.m))
         elif im.mode in ('RGBA','LA'):
             top = part(patch.fg).convert('RGBA')
             top.putalpha(part(patch.m))
