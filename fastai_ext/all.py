@@ -13,6 +13,9 @@ from .init.schemes import schemes as schemes, scheme as scheme  # not the functi
 from .init.gain import *
 from .roles import Role as Role, roles as roles
 from .init.policy import *
+from .init.plan import *
+from .init.recipes import recipes as recipes, recipe as recipe
+from .init.head import *
 from .init.callback import *
 from .init.lsuv import *
 from .init.report import *

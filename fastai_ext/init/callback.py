@@ -14,7 +14,7 @@ from fastai.learner import Learner
 from fastcore.basics import patch
 from .policy import check_scheme, init_plan
 from .probe import rng_kept, unwrap
-from .provenance import versions
+from .provenance import _versions, versions
 
 # %% ../../nbs/init/callback.ipynb #63c02d35
 def _shared_seed(seed):
@@ -45,6 +45,8 @@ def _carry_out(learn, plan, seed):
         with torch.no_grad():
             for t in [*unwrap(learn.model).parameters(), *unwrap(learn.model).buffers()]: dist.broadcast(t.data, src=0)
     _forget(learn.opt, [p for r in plan.changed for p in r.weight.params])
+    for cb in learn.cbs:  # for `LSUV` and `HeadPrior` these are no loaded weights
+        if isinstance(getattr(cb, 'since', None), dict): cb.since.update(v for r in plan.changed for v in _versions(r.weight))
     return [dict(r, seed=seed) for r in plan.record()]
 
 # %% ../../nbs/init/callback.ipynb #3d0b786e
@@ -73,7 +75,7 @@ class Init(Callback):
     def after_create(self): self.since = versions(self.learn)
 
     def before_fit(self):
-        if self.done or self.learn.lock.locked(): return  # `validate` and `get_preds` hold the lock: they look at the network as it is
+        if self.done or self.learn.lock.locked(): return  # `validate` and `get_preds` fire this event too, holding the lock
         plan = init_plan(self.learn, self.scheme, self.only, self.skip, self.force, self.since, **self.kw)
         self.record,self.done,self.since = _carry_out(self.learn, plan, self.seed),True,None
 
