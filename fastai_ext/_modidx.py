@@ -800,6 +800,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'fastai_ext/tabular/trees.py'),
                                           'fastai_ext.tabular.trees.TreeModel.__init__': ( 'tabular/trees.html#treemodel.__init__',
                                                                                            'fastai_ext/tabular/trees.py'),
+                                          'fastai_ext.tabular.trees.TreeModel._in_parts': ( 'tabular/trees.html#treemodel._in_parts',
+                                                                                            'fastai_ext/tabular/trees.py'),
                                           'fastai_ext.tabular.trees.TreeModel.forward': ( 'tabular/trees.html#treemodel.forward',
                                                                                           'fastai_ext/tabular/trees.py'),
                                           'fastai_ext.tabular.trees.TreeModel.predict_x': ( 'tabular/trees.html#treemodel.predict_x',

@@ -54,12 +54,12 @@ def _category(col, levels):
                       f"{_some(unseen.unique())}", stacklevel=3)
     return pd.Series(pd.Categorical(values.where(seen, None), categories=levels), index=col.index, name=col.name)
 
-def _number(col):
-    "`col` as float64, missing values as NaN; raises for text and infinities"
+def _number(col, dtype='float64'):
+    "`col` as floats, missing values as NaN; raises for text and infinities"
     try: out = pd.to_numeric(col.astype(object).where(col.notna(), np.nan)).astype('float64')
     except (ValueError,TypeError) as e: raise ValueError(f"rows_dl: column '{col.name}' must be numbers, as in training: {e}") from None
     if np.isinf(out).any(): raise ValueError(f"rows_dl: column '{col.name}' has infinite values; clip them or make them missing")
-    return out
+    return out.astype(dtype)
 
 def _target(frame, to):
     "Whether `frame` holds every target; raises for classes that training did not have"
@@ -95,7 +95,8 @@ def rows_dl(
     for n in cats if catfy is not None else (): frame[n] = _category(frame[n], (levels or {}).get(n, list(catfy.classes[n])[1:]))
     for n in cats if catfy is not None and levels else ():  # the codes are those of the whole vocabulary
         frame[n] = frame[n].cat.set_categories(list(catfy.classes[n])[1:])
-    for n in conts: frame[n] = _number(frame[n])
+    for n in conts:  # to the precision of training, so that a row is rounded as its twin was there
+        frame[n] = _number(frame[n], to.items[n].dtype if to.items[n].dtype.kind=='f' else 'float64')
     nans = [n for n in conts if fill is not None and n not in fill.na_dict and frame[n].isna().any()]
     if nans:
         fills = medians(to)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
+from contextlib import contextmanager
 from types import SimpleNamespace
 from fastai.callback.core import CancelBatchException, CancelFitException, CancelTrainException
 from fastai.callback.progress import ProgressCallback
@@ -24,10 +25,10 @@ from .rows import proc, rows_dl
 # %% ../../nbs/tabular/trees.ipynb #afb03bec
 def tensors(to, is_class):
     "Inputs and targets of a `TabularPandas`, the targets as exact as its frame holds them"
-    x_cat = torch.from_numpy(to.items[list(to.cat_names)].to_numpy('int64', copy=True))
-    x_cont = torch.from_numpy(to.items[list(to.cont_names)].to_numpy('float32', copy=True))
+    part = lambda names,dtype: torch.from_numpy(np.array(to.items[list(names)], dtype=dtype, order='C'))
+    x_cat,x_cont = part(to.cat_names, 'int64'),part(to.cont_names, 'float32')
     if not len(to.y_names) or any(n not in to.items.columns for n in to.y_names): return (x_cat,x_cont),()
-    return (x_cat,x_cont), (torch.from_numpy(to.items[list(to.y_names)].to_numpy('int64' if is_class else 'float64', copy=True)),)
+    return (x_cat,x_cont), (part(to.y_names, 'int64' if is_class else 'float64'),)
 
 # %% ../../nbs/tabular/trees.ipynb #5ab3dda2
 class TreeModel(nn.Module):
@@ -45,7 +46,7 @@ class TreeModel(nn.Module):
 
     def x(self, x_cat, x_cont):
         "The `float32` array that the estimator sees, rows x (categories, then continuous columns); codes not seen in training are 0, as `#na#`"
-        cats = np.array(x_cat.detach().cpu()).reshape(len(x_cat), -1)
+        cats = x_cat.detach().cpu().numpy().reshape(len(x_cat), -1).copy()
         for i,seen in enumerate(self.levels): cats[:,i] = np.where(np.isin(cats[:,i], seen), cats[:,i], 0)
         return np.concatenate([cats, x_cont.detach().cpu().numpy().reshape(len(cats), -1)], axis=1).astype('float32')
 
@@ -54,10 +55,24 @@ class TreeModel(nn.Module):
         if not len(x): return np.zeros((0, self.n_out))
         if self.is_class:
             res = np.zeros((len(x), self.n_out))
-            res[:, self.est.classes_.astype(int)] = self.est.predict_proba(x)
+            res[:, self.est.classes_.astype(int)] = self._in_parts(self.est.predict_proba, x)
             return res
-        res = np.asarray(self.est.predict(x), dtype='float64').reshape(len(x), -1)
+        res = np.asarray(self._in_parts(self.est.predict, x), dtype='float64').reshape(len(x), -1)
         return res if self.inverse is None else self.inverse(res)
+
+    def _in_parts(self, f, x, least=2000):
+        """`f(x)`, for a forest with the rows and not the trees given to the jobs: trees are then summed in their order, so that a row gets the same
+        sum to the last bit alone, in a batch and in every run, and a few rows start no jobs"""
+        from joblib import effective_n_jobs
+        from sklearn.utils.parallel import Parallel, delayed
+        jobs = getattr(self.est, 'n_jobs', None)
+        if jobs in (None,1) or not hasattr(self.est, 'estimators_'): return f(x)
+        try:
+            self.est.n_jobs = 1
+            n = min(effective_n_jobs(jobs), len(x)//least)
+            if n < 2: return f(x)
+            return np.concatenate(Parallel(n_jobs=n, require='sharedmem')(delayed(f)(o) for o in np.array_split(x, n)))
+        finally: self.est.n_jobs = jobs
 
     def forward(self, x_cat, x_cont):
         res = self.predict_x(self.x(x_cat, x_cont))
@@ -172,7 +187,13 @@ class TreeLearner(Learner):
         levels = {n:[catfy.classes[n][c] for c in codes if c] for n,codes in seen.items()} if catfy is not None else None
         return rows_dl(self.dls, rows, levels=levels, **kwargs)
 
-    def _quiet(self): return self.removed_cbs(self._grab_cbs(ProgressCallback))  # one step needs no bar
+    @contextmanager
+    def _quiet(self):
+        "Without a bar, which one step does not need, and with what the recorder holds of the last fit kept, which fastai clears"
+        kept = {k:v for k,v in vars(self.recorder).items() if k in ('lrs','iters','losses','values','metric_names','log')} if hasattr(self, 'recorder') else {}
+        with self.removed_cbs(self._grab_cbs(ProgressCallback)): yield
+        if kept: vars(self.recorder).update(kept)
+
     def _dl(self, dl): return self.test_dl(dl) if isinstance(dl, (pd.DataFrame,pd.Series,dict)) else dl
 
     def validate(self, ds_idx=1, dl=None, cbs=None):
@@ -286,8 +307,6 @@ def tree_learner(
     to = dls.train_ds
     if not len(to): raise ValueError("tree_learner: there are no training rows; check the splits")
     if not len(to.cat_names)+len(to.cont_names): raise ValueError("tree_learner: the data have no columns to learn from; give cat_names or cont_names")
-    text = [n for n in to.cat_names if not pd.api.types.is_numeric_dtype(to.items[n])]
-    if text: raise ValueError(f"tree_learner: categories {', '.join(map(repr, text))} are not encoded; add Categorify to procs")
     vocab = _target(dls)
     if y_tfm is not None and (vocab is not None or len(y_tfm)!=2): raise ValueError("tree_learner: y_tfm is a pair (function, inverse) for a continuous target")
     n_out = len(to.y_names) if vocab is None else len(vocab)

@@ -1,0 +1,136 @@
+"The weights of an ensemble: found where they are known, and never from the rows that are reported"
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fastai.learner import Learner
+from fastai.metrics import accuracy, rmse
+from fastai.tabular.learner import tabular_learner
+from fastai.torch_core import set_seed
+from hypothesis import given, settings, strategies as st
+from sklearn.metrics import log_loss, mean_squared_error
+from fastai_ext.tabular.ensemble import ensemble, select_weights, squared_error
+from fastai_ext.tabular.trees import tree_learner
+from test_trees import cancer_dls, diabetes, diabetes_dls, fitted
+
+def network(dls, metrics=rmse, **kwargs):
+    set_seed(0)
+    learn = tabular_learner(dls, layers=[20], metrics=metrics, **kwargs)
+    with learn.no_bar(), learn.no_logging(): learn.fit(3, 1e-2)
+    return learn
+
+@pytest.fixture(scope='module')
+def members():
+    dls = diabetes_dls(bs=32)
+    return network(dls, y_range=(0,400)), fitted(dls, 'rf'), fitted(dls, 'extra')
+
+def test_the_mean_of_what_the_members_predict(members):
+    ens = ensemble(*members, weights=[2,1,1])
+    preds,targs = ens.get_preds()
+    each = [m.get_preds()[0].double() for m in members]
+    assert torch.allclose(preds, .5*each[0]+.25*each[1]+.25*each[2], atol=1e-4) and len(preds) == 142
+    assert np.isclose(ens.validate()[0], mean_squared_error(targs, preds), rtol=1e-5)
+    assert torch.equal(ens.get_preds(dl=diabetes()[300:])[0], preds)
+    assert torch.allclose(ens.predict(diabetes().iloc[305])[2], preds[5], atol=1e-4)
+
+def test_probabilities_are_averaged():
+    dls = cancer_dls()
+    members = network(dls, accuracy),fitted(dls, 'rf')
+    ens = ensemble(*members, weights='mean')
+    preds,targs,dec = ens.get_preds(with_decoded=True)
+    assert torch.allclose(preds, sum(m.get_preds()[0].double() for m in members)/2, atol=1e-6) and torch.equal(dec, preds.argmax(1))
+    assert np.allclose(ens.validate(), [log_loss(targs[:,0], preds), (dec==targs[:,0]).double().mean()], atol=1e-5)
+
+def test_scores_are_what_validate_says(members):
+    ens = ensemble(*members)
+    s = ens.scores()
+    assert np.allclose(s.loc['ensemble', ['loss','rmse']].astype(float), ens.validate(), rtol=1e-5)
+    for m,name in zip(members, ens.names, strict=True):
+        alone = m.validate(dl=ens._part(ens.report_idx))
+        assert np.allclose(s.loc[name, ['loss','rmse']].astype(float), [alone[0], alone[0]**.5], rtol=1e-4)
+    assert np.isclose(ens.weights.sum(), 1) and (ens.weights >= 0).all()
+
+def test_21_the_reported_rows_never_choose_the_weights(members):
+    ens = ensemble(*members, seed=3)
+    assert not set(ens.select_idx) & set(ens.report_idx) and len(ens.select_idx)+len(ens.report_idx) == 142
+    assert np.array_equal(ens.get_preds()[1].ravel(), ens.dls.valid_ds.items.target.to_numpy()[ens.report_idx])
+    # whatever the targets of the reported rows are, the weights stay; those of the others change them
+    col = ens.dls.valid_ds.items.columns.get_loc('target')
+    old = ens.dls.valid_ds.items.target.to_numpy(copy=True)
+    try:
+        ens.dls.valid_ds.items.iloc[ens.report_idx, col] = -1000.
+        assert (ensemble(*members, seed=3).weights == ens.weights).all()
+        ens.dls.valid_ds.items.iloc[ens.select_idx, col] = members[1].get_preds()[0].numpy().ravel()[ens.select_idx].astype('float32')
+        assert np.isclose(ensemble(*members, seed=3).weights.iloc[1], 1)
+    finally: ens.dls.valid_ds.items['target'] = old
+
+def test_further_rows_may_choose_and_all_are_reported(members):
+    ens = ensemble(*members, on=diabetes()[:300])
+    assert len(ens.get_preds()[0]) == 142 and len(ens.select_idx) == 0
+    with pytest.raises(ValueError, match='lacks the targets'): ensemble(*members, on=diabetes()[:300].drop(columns='target'))
+
+def test_a_loss_of_ones_own(members):
+    seen = []
+    def first(p, y): seen.append(p.shape); return abs((p-y).mean())
+    ensemble(*members, loss=first, n=2)
+    assert set(seen) == {(71,1)}
+
+def test_the_members_stay_as_they_were(members):
+    learn,forest,_ = members
+    values,mode = list(learn.recorder.values),learn.model.training
+    state = {k:v.clone() for k,v in learn.model.state_dict().items()}
+    ens = ensemble(learn, forest)
+    ens.validate(); ens.scores(); ens.get_preds(0)
+    assert list(learn.recorder.values) == values and [type(c).__name__ for c in learn.cbs].count('Recorder') == 1
+    assert all(torch.equal(v, state[k]) for k,v in learn.model.state_dict().items())
+    assert learn.validate()[0] > 0 and isinstance(learn, Learner) and learn.model.training in (mode, False)
+
+# --- the selection itself
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 30))
+def test_on_its_own_rows_no_member_alone_is_better(seed, k, n):
+    rng = np.random.RandomState(seed)
+    preds,y = [rng.randn(20,1) for _ in range(k)],rng.randn(20,1)
+    w = select_weights(preds, y, squared_error, n, bags=0)
+    assert np.isclose(w.sum(), 1) and (w >= 0).all()
+    assert squared_error(sum(a*p for a,p in zip(w, preds, strict=True)), y) <= min(squared_error(p, y) for p in preds) + 1e-9
+
+@settings(deadline=None, max_examples=20)
+@given(st.floats(.1, .9), st.integers(0, 1000))
+def test_known_weights_are_found(share, seed):
+    rng = np.random.RandomState(seed)
+    a,b = rng.randn(400,1),rng.randn(400,1)
+    assert abs(select_weights([a,b], share*a+(1-share)*b, squared_error, 100)[0] - share) < .02
+
+def test_more_samples_less_chance():
+    rng = np.random.RandomState(0)
+    def weight(bags):
+        y = rng.randn(30,1)
+        return select_weights([y+rng.randn(30,1), y+rng.randn(30,1)], y, squared_error, bags=bags)[0]
+    assert np.std([weight(20) for _ in range(30)]) < np.std([weight(1) for _ in range(30)])
+
+@pytest.mark.parametrize('args,match', [
+    (dict(weights='best'), "'best' is not 'auto' or 'mean'"), (dict(weights=[1]), 'give 3 numbers >= 0'), (dict(weights=[0,0,0]), 'not all 0'),
+    (dict(weights=[1,np.nan,1]), 'give 3 numbers'), (dict(on=1.), 'between 0 and 1'), (dict(on=.001), 'cannot be split'), (dict(names=['a']), '1 names for 3'),
+    (dict(n=0), 'give 1 or more'),
+])
+def test_arguments_that_do_not_fit(members, args, match):
+    with pytest.raises(ValueError, match=match): ensemble(*members, **args)
+
+def test_members_that_do_not_fit(members):
+    with pytest.raises(ValueError, match='give two or more'): ensemble(members[0])
+    with pytest.raises(ValueError, match='different dls'): ensemble(members[0], fitted(diabetes_dls(), 'dt'))
+    with pytest.raises(NotImplementedError, match='fit the members'): ensemble(*members).fit()
+    with pytest.raises(TypeError, match='does not hold a table'): ensemble(object_with_dls(), object_with_dls())
+    with pytest.raises(ValueError, match='no predictions'): select_weights([], [1], squared_error)
+    with pytest.raises(ValueError, match='every loss is NaN'): select_weights([np.full((3,1), np.nan)], np.ones((3,1)), squared_error)
+
+def object_with_dls():
+    from types import SimpleNamespace
+    return SimpleNamespace(dls=SimpleNamespace())
+
+def test_equal_names_are_told_apart(members):
+    assert ensemble(members[1], members[1], weights='mean').names == ['RandomForestRegressor 1','RandomForestRegressor 2']
+    assert repr(ensemble(members[1], members[2], weights=[1,3], names=['a','b'])) == 'EnsembleLearner(0.25 a, 0.75 b)'
+    assert isinstance(ensemble(*members).weights, pd.Series) and tree_learner(members[0].dls) is not None
