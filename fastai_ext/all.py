@@ -29,6 +29,7 @@ from .contract_harness import *
 from .vision.augment import *
 from .vision.folder import *
 from .vision.mark import *
+from .vision.pairs import *
 from .vision.save import *
 from .vision.stamp import *
 
