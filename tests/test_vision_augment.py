@@ -2,6 +2,7 @@
 import pickle, random, subprocess, sys, zlib
 import numpy as np, pytest, torch
 from fastai.data.block import CategoryBlock, DataBlock, MultiCategoryBlock
+from fastai.data.core import TfmdDL
 from fastai.data.transforms import IntToFloatTensor, Normalize, RandomSplitter, ToTensor, get_image_files
 from fastai.torch_core import TensorImage, TensorMask, set_seed
 from fastai.vision.augment import Resize, aug_transforms
@@ -85,6 +86,21 @@ def test_02_odd_layouts_and_inplace():
     assert out.data_ptr() == y.data_ptr() and torch.equal(y, want)
     assert torch.equal(stamp_batch(x, [None]*4), x)
     with pytest.raises(ValueError, match='give n x c x h x w'): stamp_batch(torch.rand(4,4,8,8), [None]*4)
+
+def test_02_a_loader_writes_into_its_own_batches_only(folder):
+    t = WatermarkBatch(**wild)
+    dls = loaders(folder, after=[t])
+    b = dls.train.one_batch()
+    assert t.fresh
+    x = batch(crops(4)).float()/255
+    kept = x.clone()
+    t(x)
+    t((x,torch.zeros(4)))
+    assert torch.equal(x, kept)
+    stored = [(TensorImage(x.clone()),torch.zeros(4)) for _ in range(2)]  # batches that live on in a data set: not ours to write into
+    dl = TfmdDL(stored, bs=None, num_workers=0, after_batch=[t])
+    marked = [o[0] for o in dl]
+    assert not t.fresh and all(torch.equal(o[0], kept) for o in stored) and not torch.equal(marked[0], kept) and b[0].shape == (4,3,48,48)
 
 def test_13_everything_but_the_pictures_is_the_same_object():
     im,mask,bw = PILImage(china),PILMask(china.convert('L')),PILImageBW(china.convert('L'))

@@ -10,6 +10,7 @@ import functools, random, zlib
 import numpy as np, torch
 from PIL import Image
 from fastai.data.core import TfmdDL
+from fastai.data.load import DataLoader
 from fastai.data.transforms import Normalize, ToTensor
 from fastai.torch_core import TensorImage
 from fastai.vision.augment import RandTransform
@@ -89,7 +90,8 @@ def _tell_epoch(before_iter):
         if not marks: return
         train = getattr(self.dataset, 'split_idx', None) in (None,0)
         if train: self._mark_epoch = self.__dict__.get('_mark_epoch', -1)+1
-        for t in marks: t.start(self._mark_epoch if train else None, getattr(self.dataset, 'n_inp', None))
+        fresh = self.bs is not None and getattr(self.create_batch, '__func__', None) is DataLoader.create_batch
+        for t in marks: t.start(self._mark_epoch if train else None, getattr(self.dataset, 'n_inp', None), fresh)
     _before_iter.tells_epoch = True
     return _before_iter
 
@@ -105,10 +107,11 @@ class _Watermark(RandTransform):
         mark = Mark(**kwargs) if mark is None else mark
         store_attr('mark,seed,valid')
         super().__init__(p=p)
-        self.epoch,self.n_inp,self.split,self.seen = 0,None,None,{}
+        self.epoch,self.n_inp,self.split,self.seen,self.fresh,self.own = 0,None,None,{},False,False
 
-    def start(self, epoch, n_inp):
-        "Told by the `TfmdDL` when it starts over"
+    def start(self, epoch, n_inp, fresh=False):
+        "Told by the `TfmdDL` when it starts over; `fresh`: its batches are collated for one use and may be written into"
+        self.fresh = fresh
         if n_inp is not None: self.n_inp = n_inp
         if epoch is not None: self.epoch,self.seen = epoch,{}
 
@@ -117,6 +120,7 @@ class _Watermark(RandTransform):
     def __call__(self, b, split_idx=None, **kwargs):
         "Mark the inputs of the tuple `b`, or the picture or batch `b` itself"
         self.before_call(b, split_idx)
+        self.own = self.fresh and split_idx is not None and type(b) is tuple  # a loader's own batch, not a caller's tensor
         if split_idx not in (None,0) and not self.valid: return b
         call = functools.partial(super(RandTransform, self).__call__, split_idx=split_idx, **kwargs)
         if type(b) is not tuple: return call(b)
@@ -169,4 +173,4 @@ class WatermarkBatch(_Watermark):
 
     def encodes(self, x:TensorImage):
         size = x.shape[-1],x.shape[-2]
-        return stamp_batch(x, [self._placement(k, size) for k in picture_key(x)])
+        return stamp_batch(x, [self._placement(k, size) for k in picture_key(x)], inplace=self.own)

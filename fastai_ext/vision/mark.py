@@ -48,8 +48,8 @@ class Mark:
         text:str=None,         # What to write; new lines make several. Either this or `logo`
         logo=None,             # A path or a Pillow picture, its alpha respected
         pos='br',              # 'tl','t','tr','l','c','r','bl','b','br', a list of these, (x,y) fractions of the free room, 'random' or 'tile'
-        size=.25,              # Width (height for `rel='height'`) of the mark before it is turned, as a fraction of `rel`, up to 4
-        rel:str='width',       # What `size` is a fraction of: the picture's 'width', its 'height' or its 'short' side
+        size=.25,              # Of the mark before it is turned, as a fraction of `rel`, up to 4
+        rel:str='width',       # What `size` is a fraction of: 'width' to width, 'height' to height, or 'short', the mark's longer side to the picture's shorter
         margin=.02,            # Room to the picture's edges, as a fraction of its short side, 0 to .45
         opacity=.4,            # 0 (nothing) to 1 (the mark's own colours)
         rotate=0.,             # Degrees counter-clockwise, -360 to 360
@@ -84,7 +84,9 @@ class Mark:
         key = tuple(tuple(v) if isinstance(v, list) else v for v in d.values())
         random = d['pos']=='random' or isinstance(d['pos'], list) or any(map(_is_range, d['pos'] if isinstance(d['pos'], tuple) else ()))
         random = random or (d['pos']=='tile' and d['jitter']>0) or any(_is_range(d[n]) for n in ('size','margin','opacity','rotate','gap'))
-        self.__dict__.update(d, _args=d, _key=key, _fixed=None if random else {}, _hash=hash(key), _ink=(tuple(d[n] for n in ink), d['rel']=='height'))
+        self.__dict__.update(d, _args=d, _key=key, _fixed=None if random else {}, _hash=hash(key), _ink=tuple(d[n] for n in ink))
+        w,h = self._natural() if d['rel']=='short' else (1,1)
+        self.__dict__['_axis'] = int(d['rel']=='height' or h>w)
 
     def __setattr__(self, n, v): raise AttributeError(f"Mark: a mark does not change; mark.new({n}={v!r}) makes another")
     def __eq__(self, o): return isinstance(o, Mark) and self._key == o._key
@@ -101,17 +103,17 @@ class Mark:
         return type(self)(**{**self._args, **kwargs})
 
     def draw(self, px, angle=0., opacity=1.):
-        "The `Patch` of this mark, `px` pixels wide (high for `rel='height'`) before it is turned by `angle` degrees; kept for the next call"
-        axis = int(self.rel == 'height')
+        "The `Patch` of this mark, `px` pixels along the side that `size` measures, before it is turned by `angle` degrees; kept for the next call"
+        axis = self._axis
         flat_bytes = lambda v: sum(len(m.getbands())*m.width*m.height for m in v if m)+2000
         if self.logo is not None:
-            flat = lambda: drawn.get((self._ink, px), lambda: (logo_pixels(self.logo, px, axis),), flat_bytes)[0]
+            flat = lambda: drawn.get((self._ink, px, axis), lambda: (logo_pixels(self.logo, px, axis),), flat_bytes)[0]
             make = lambda: Patch(*logo_layers(flat(), angle))
         else:
             text = dict(font=self.font, stroke=self.stroke, align=self.align, spacing=self.spacing, direction=self.direction, layout=self.layout)
-            flat = lambda: drawn.get((self._ink, px), lambda: text_masks(self.text, px, axis, **text), flat_bytes)
+            flat = lambda: drawn.get((self._ink, px, axis), lambda: text_masks(self.text, px, axis, **text), flat_bytes)
             make = lambda: Patch(*text_layers(flat(), angle, self.color, self.stroke_color))
-        return drawn.get((self._ink, px, angle), make, lambda p: p.n_bytes).faded(opacity)
+        return drawn.get((self._ink, px, axis, angle), make, lambda p: p.n_bytes).faded(opacity)
 
     def place(self,
         size:tuple,  # (width, height) of the picture, pixels
@@ -164,7 +166,7 @@ class Mark:
     def _fitting(self, px, angle, room):
         "`px`, or less where the turned mark would not fit into `room`; None to skip the picture"
         w,h = self._natural()
-        scale,c,s = px/(w,h)[self.rel=='height'],abs(math.cos(math.radians(angle))),abs(math.sin(math.radians(angle)))
+        scale,c,s = px/(w,h)[self._axis],abs(math.cos(math.radians(angle))),abs(math.sin(math.radians(angle)))
         need = (w*c+h*s)*scale,(w*s+h*c)*scale
         if need[0]<=room[0]+1 and need[1]<=room[1]+1: return px
         if self.fit == 'shrink': return max(1, math.floor(px*min(room[0]/need[0], room[1]/need[1])))
