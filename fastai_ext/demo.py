@@ -15,12 +15,17 @@ def _seed(s):
     if not s.isdecimal() or int(s) >= 2**32: raise argparse.ArgumentTypeError(f"{s!r} is not a whole number from 0 to {2**32-1}")
     return int(s)
 
+def _folder(s):
+    if not s.strip(): raise argparse.ArgumentTypeError("an empty name is no folder")
+    return s
+
 def parser():
     "The arguments of the command"
     p = argparse.ArgumentParser(prog='fastai-ext-demo',
         description="Train, regularize, weigh and mark on real data, and write a page that shows it. Nothing is downloaded.")
-    p.add_argument('--out', default='fastai_ext_demo', metavar='FOLDER', help="where index.html goes (default: fastai_ext_demo); made if it is not there")
-    p.add_argument('--seed', type=_seed, default=0, metavar='N', help="the same seed gives the same figures (default: 0)")
+    p.add_argument('--out', type=_folder, default='fastai_ext_demo', metavar='FOLDER',
+                   help="where index.html goes (default: fastai_ext_demo); made if it is not there")
+    p.add_argument('--seed', type=_seed, default=0, metavar='N', help="same seed, same figures (default: 0)")
     p.add_argument('--quick', action='store_true', help="fewer epochs and rows: to see that it works, not what it can do")
     return p
 
@@ -47,21 +52,24 @@ def _probe(out):
 
 # %% ../nbs/demo.ipynb #7e09c38b
 def main(argv:list=None)->int:
-    "Run the demo with the arguments `argv`, those of the command line by default. Returns the exit code: 0, 2 for what is in the way, 130 if interrupted"
+    "Run the demo with `argv`, the command line's arguments by default. Returns the exit code: 0, 2 for what is in the way, 130 if interrupted"
     args = parser().parse_args(argv)
-    out = Path(args.out).expanduser()
+    out,start = Path(args.out).expanduser(),time.perf_counter()
     try:
-        check_out(out)
-        start = time.perf_counter()
-        path = write(out, _page(args, start))
-    except OSError as e:
-        print(f"fastai-ext-demo: {e}", file=sys.stderr)
-        return 2
+        try: check_out(out)
+        except OSError as e: return _refuse(e)
+        text = _page(args, start)
+        try: path = write(out, text)
+        except OSError as e: return _refuse(f"{out} cannot be written to ({e.strerror or e}); give another --out")
     except KeyboardInterrupt:
         print("\nfastai-ext-demo: interrupted; no page was written", file=sys.stderr)
         return 130
     print(f"\n{path}  ({time.perf_counter()-start:.0f} s)")
     return 0
+
+def _refuse(why):
+    print(f"fastai-ext-demo: {why}", file=sys.stderr)
+    return 2
 
 def _page(args, start):
     import warnings
