@@ -56,6 +56,7 @@ class Parametrized(Effective):
             try: t = o.right_inverse(t)
             except (AttributeError, NotImplementedError) as e: raise NotImplementedError(
                 f"{self.name}: its parametrization {type(o).__name__} cannot be written (no `right_inverse`); pass skip='{self.name}'") from e
+        if self.how == 'WeightNorm': t = t[0],torch.where(t[0] == 0, 1., t[1])  # a row of zeros needs a direction too
         for p,v in zip(self.params, [t] if torch.is_tensor(t) else t, strict=True): p.copy_(v)
         for o in self.list:
             if hasattr(o, '_power_method') and hasattr(o, '_u'): o._power_method(o._reshape_weight_to_matrix(self.params[0]), 15)
@@ -75,6 +76,7 @@ class _Hooked(Effective):
             v.copy_(t)
             dims = [d for d in range(v.ndim) if d != self.hook.dim]
             g.copy_(torch.linalg.vector_norm(v.float(), dim=dims, keepdim=True).reshape(g.shape))
+            v.copy_(torch.where(g == 0, 1., v))
         else:
             self.params[0].copy_(t)
             for _ in range(15): self.hook.compute_weight(self.module, True)

@@ -94,7 +94,7 @@ def _dense(m, attr, shape, child, parent):
 
 # %% ../nbs/roles.ipynb #fdb3d4fd
 _norms = (_NormBase, nn.LayerNorm, nn.GroupNorm) + ((nn.RMSNorm,) if hasattr(nn,'RMSNorm') else ())
-_position = re.compile(r'pos_?emb|position|rel_pos|relative_|_token|tokens?$|query_embed|latents?$|prompt', re.I)
+_position = re.compile(r'pos_?emb|att(entio)?n_bias|position|rel_pos|relative_|_token|tokens?$|query_embed|latents?$|prompt', re.I)
 _scale = re.compile(r'gamma|layer_?scale|lambda|alpha|gate|gain|scale|temperature|beta|resweight', re.I)
 _bias = re.compile(r'(^|_)bias($|_)|_bias\d*$|^b_?\d*$')
 

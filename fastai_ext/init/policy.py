@@ -27,6 +27,8 @@ def _meant(ws):
     zero = {id(w) for w in mats if not w.data.flatten()[:64].any() and not w.data.any()}
     if len(zero)*2 > len(mats): zero = set()  # a network of zeros is no design
     res = {i: 'starts at zero on purpose' for i in zero}
+    res.update({id(w): 'its rows repeat on purpose: ICNR before a pixel shuffle' for w in mats if w.kind=='conv' and id(w) not in zero
+                and len(w.data) % 4 == 0 and (w.data[0::4] == w.data[1::4]).all()})
     for w in ws:
         if w.kind == 'bias' and w.fan_in is not None and not w.param.is_meta and _constant(w.data) and w.data.any():
             for o in ws:

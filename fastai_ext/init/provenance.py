@@ -39,6 +39,7 @@ def _verdict(t,
     limit:int=32768): # Look at no more values than this
     "'fresh', 'trained' or '' (cannot tell) from the values of a matrix"
     x = t.detach().flatten(1)
+    if len(x) > 1 and torch.equal(x[0], x[1]): return ''  # rows repeat by design, as before a pixel shuffle
     x = x[:: max(1, min(len(x)//16, x.numel()//limit))][:, :: max(1, x.shape[1]*16//limit)].float().cpu()
     if not torch.isfinite(x).all(): return 'trained'
     x = x[x.any(1)]
@@ -104,11 +105,11 @@ def _by_numbers(ws):
 def _by_learner(learn, ws, versions):
     "Names of the weights that fastai knows or shows to be loaded, with the reason"
     res,model = {},learn.model
-    body = [n for n,_ in model.named_children()][:1] if getattr(learn, 'pretrained', False) else []
+    body = _body(model) if getattr(learn, 'pretrained', False) else None
     state = getattr(learn.opt, 'state', {}) if getattr(learn, 'opt', None) is not None else {}
     custom = _custom_head(learn)
     for w in ws:
-        if any(w.full_name.startswith(f'{b}.') for b in body): res[w.name] = 'pretrained body'
+        if body and w.full_name.startswith(f'{body}.'): res[w.name] = 'pretrained body'
         elif custom and w.full_name.startswith('1.'): res[w.name] = 'head that you supplied'
         elif any(set(state.get(p, ())) - {'force_train','do_wd'} for p in w.params): res[w.name] = 'trained: the optimizer has taken steps'
         elif versions is not None and any(versions.get(n, v) != v for n,v in _versions(w)): res[w.name] = 'loaded or changed after the Learner was made'
@@ -121,6 +122,11 @@ def versions(
 )->dict: # Name of the parameter to its version
     "How often each parameter has been written in place: `load` and training count it up"
     return dict(v for w in weights(model) for v in _versions(w))
+
+def _body(model):
+    "Name of the first part: `0` in a vision learner's Sequential, `layers.0` in a U-Net"
+    name,first = next(iter(model.named_children()), ('',None))
+    return f'{name}.0' if isinstance(first, nn.ModuleList) else name
 
 def _custom_head(learn):
     "Whether `vision_learner` was given a head of yours; its own starts from pooling and has BatchNorm"
