@@ -131,7 +131,10 @@ def shown(f):
 # %% ../nbs/demo_runs.ipynb #51049a26
 class Terminal:
     "One line for each part, with a bar while it runs where `out` is a terminal"
-    def __init__(self, out=None): self.out,self.parts = out or sys.stdout,[]
+    def __init__(self, out=None):
+        self.out,self.parts,self.ink = out or sys.stdout,[],'█'
+        try: self.ink.encode(getattr(self.out, 'encoding', None) or 'utf-8')
+        except UnicodeEncodeError: self.ink = '#'  # a terminal of old, as Windows may have
 
     @contextmanager
     def part(self, name, runs):
@@ -144,13 +147,13 @@ class Terminal:
         try: yield
         finally: defaults.callbacks[:] = old
         self.parts.append((name, time.perf_counter()-self.start))
-        self.out.write(f"{chr(13) if self.out.isatty() else ''}  {name:<26} {'█'*24} {self.parts[-1][1]:5.1f} s\n")
+        self.out.write(f"{chr(13) if self.out.isatty() else ''}  {name:<26} {self.ink*24} {self.parts[-1][1]:5.1f} s\n")
         self.out.flush()
 
     def show(self, frac):
         "Draw the bar: the runs that are done and `frac` of the one that goes on"
         k = min(24, int(24*(self.done+frac)/self.runs))
-        if self.out.isatty(): self.out.write(f"\r  {self.name:<26} {'█'*k}{'·'*(24-k)} {time.perf_counter()-self.start:5.1f} s"); self.out.flush()
+        if self.out.isatty(): self.out.write(f"\r  {self.name:<26} {self.ink*k}{'.'*(24-k)} {time.perf_counter()-self.start:5.1f} s"); self.out.flush()
 
     def step(self):
         "One run is done"

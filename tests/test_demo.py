@@ -165,3 +165,10 @@ def test_the_bar_on_a_terminal():
         t.step()
     lines = [o for o in out.getvalue().replace('\n', '').split('\r') if o]
     assert [o.count('█') for o in lines] == [0,6,12,24] and all(o.startswith('  Halves ') for o in lines)
+
+def test_a_terminal_of_old():
+    from fastai_ext.demo_runs import Terminal
+    out = io.TextIOWrapper(io.BytesIO(), encoding='cp1252')
+    with Terminal(out).part('Old', 1): pass
+    out.flush()
+    assert b'#'*24 in out.buffer.getvalue()
