@@ -162,20 +162,17 @@ def orthonormal(
     "A random matrix with orthonormal rows or columns. Saxe, McClelland & Ganguli 2013 (arXiv 1312.6120)"
     n,m = shape[0]//groups,torch.Size(shape[1:]).numel()
     a = torch.randn(groups, max(n,m), min(n,m), generator=generator, device=device)
-    q = _cholesky_qr(a) if max(n,m) >= 2*min(n,m) else None
+    a = a if groups > 1 else a[0]
+    q = _cholesky_qr(a) if max(n,m) >= 4*min(n,m) else None
     if q is None:
         q,r = torch.linalg.qr(a)
-        d = r.diagonal(dim1=-2, dim2=-1)
-        q = q*torch.where(d < 0, -1., 1.).unsqueeze(-2)
+        q.mul_(torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1., 1.).unsqueeze(-2))
     return (q if n >= m else q.mT).reshape(shape)
 
 def _cholesky_qr(a):
-    "Orthonormalize the columns of tall, well-conditioned matrices: Q of A=QR twice, with R from Cholesky of AᵀA; `None` if that fails"
-    for _ in range(2):
-        r,info = torch.linalg.cholesky_ex(a.mT @ a, upper=True)
-        if info.any(): return None
-        a = torch.linalg.solve_triangular(r, a, upper=True, left=False)
-    return a
+    "Q of A=QR with R from Cholesky of AᵀA, for matrices so tall that the columns are nearly orthogonal already; `None` if that fails"
+    r,info = torch.linalg.cholesky_ex(a.mT @ a, upper=True)
+    return None if info.any() else torch.linalg.solve_triangular(r, a, upper=True, left=False)
 
 # %% ../../nbs/init/lsuv.ipynb #60851603
 def _sites(model, only, skip, std, force, since, seen):

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from contextlib import contextmanager,ExitStack
 from dataclasses import astuple,fields
 from html import escape
+from operator import is_
 
 import numpy as np
 import torch
@@ -48,19 +49,23 @@ def unwrap(
         else: return model
 
 def _snapshot(m):
-    "A module's class and attributes; containers with what they hold"
-    return m.__class__,[(k, v, v.copy() if isinstance(v, (dict, list)) else None) for k,v in m.__dict__.items()]
+    "A module's class, attributes, and what its dicts and lists hold"
+    d = m.__dict__
+    return m.__class__,dict(d),[(v, v.copy()) for v in d.values() if isinstance(v, (dict, list))]
 
-def _put_back(m, cls, attrs):
+def _put_back(m, cls, attrs, held):
     if m.__class__ is not cls: m.__class__ = cls
-    for k in m.__dict__.keys() - {k for k,*_ in attrs}: del m.__dict__[k]
-    for k,v,held in attrs:
-        if m.__dict__.get(k) is not v: m.__dict__[k] = v
-        if held is None or not v and not held or len(v)==len(held) and all(a is b for a,b in zip(_flat(v), _flat(held), strict=True)): continue
-        v.clear()
-        (v.update if isinstance(v, dict) else v.extend)(held)
+    d = m.__dict__
+    if not _same(d, attrs): d.clear(); d.update(attrs)
+    for v,was in held:
+        if (v or was) and not _same(v, was):
+            v.clear()
+            (v.update if isinstance(v, dict) else v.extend)(was)
 
-def _flat(o): return [x for kv in o.items() for x in kv] if isinstance(o, dict) else o
+def _same(a, b):
+    "Whether two dicts or lists hold the same objects"
+    if isinstance(a, list): return len(a)==len(b) and all(map(is_, a, b))
+    return len(a)==len(b) and all(map(is_, a.values(), b.values())) and list(a)==list(b)
 
 @contextmanager
 def model_kept(
@@ -69,18 +74,22 @@ def model_kept(
 ):
     "Inside, the model may run, learn and change; afterwards buffers, modes, hooks, attributes and gradients are bit for bit the same objects"
     modules = [(m, *_snapshot(m)) for m in model.modules()]
-    tensors = [*model.buffers(), *(model.parameters() if params else ())]
+    ps,bs = ({id(t): t for m,*_ in modules for t in m.__dict__.get(k, {}).values() if t is not None}.values() for k in ('_parameters','_buffers'))
+    tensors = [*bs, *(ps if params else ())]
     tensors = [(t, t.detach().clone()) for t in tensors if not isinstance(t, nn.parameter.UninitializedTensorMixin) and not t.is_meta]
-    grads = [(p, p.grad, p.requires_grad) for p in model.parameters()]
+    grads = [(p, p.grad, p.requires_grad) for p in ps]
     try:
-        for p,*_ in grads: p.grad = None
+        for p,grad,_ in grads:
+            if grad is not None: p.grad = None
         yield
     finally:
         with torch.no_grad():
             for o in modules: _put_back(*o)
             for t,saved in tensors:
                 if not torch.equal(t, saved): t.copy_(saved)
-            for p,grad,req in grads: p.grad = grad; p.requires_grad_(req)
+            for p,grad,req in grads:
+                if p.grad is not grad: p.grad = grad
+                if p.requires_grad != req: p.requires_grad_(req)
 
 # %% ../../nbs/init/probe.ipynb #5e8e73a8
 def _parts(o, seen):

@@ -6,7 +6,7 @@
 __all__ = ['learner_kept']
 
 # %% ../../nbs/init/sandbox.ipynb #9ae400cb
-import copy
+import copy,random
 from contextlib import contextmanager,ExitStack
 
 from fastai.callback.progress import CSVLogger,ProgressCallback
@@ -45,7 +45,7 @@ def _torch_opt_kept(opt):
 def learner_kept(
     learn,         # A `Learner`
     drop=(),       # Callback classes that shall not take part; progress bars, CSV files and initialization never do
-    seed:int=None, # Start the random generators from this seed inside
+    seed:int=None, # Start the random generators and the data order from this seed inside
 ):
     """Inside, `learn` may train, with a fresh optimizer and with copies of its callbacks. Afterwards the model, optimizer,
     callbacks, metrics, recorder, data order and random generators are bit for bit what they were, also after an exception."""
@@ -57,6 +57,8 @@ def learner_kept(
         if isinstance(learn.opt_func, OptimWrapper): stack.enter_context(_torch_opt_kept(learn.opt_func))
         for dl in learn.dls.loaders: stack.enter_context(loader_kept(dl))
         stack.enter_context(rng_kept(seed))
+        for dl in learn.dls.loaders if seed is not None else ():
+            if hasattr(dl, 'rng'): dl.rng = random.Random(seed)
         try:
             cbs = [cb for cb in learn.cbs if not isinstance(cb, (ProgressCallback, CSVLogger, *drop)) and not _starts(cb)]
             for cb in learn.cbs: vars(learn).pop(cb.name, None)

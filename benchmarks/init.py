@@ -1,0 +1,82 @@
+"""LSUV against the lsuv package, in one run on one thread: python benchmarks/init.py
+
+For each model: forward passes, and time in units of one training-mode forward pass of the same model and batch, without and
+with orthogonal matrices first. Then `orthonormal` against torch's `orthogonal_` on the shapes that these models have. Ratios are
+medians of interleaved runs, so that a busy machine slows both sides."""
+import argparse, copy, statistics, time, warnings
+
+import torch
+from fastai_ext.init.lsuv import lsuv, orthonormal
+from lsuv import lsuv_with_singlebatch
+from torch import nn
+
+def models():
+    import timm, torchvision
+    yield 'resnet18', torchvision.models.resnet18(num_classes=10)
+    yield 'vgg11_bn', torchvision.models.vgg11_bn(num_classes=10)
+    yield 'vit_tiny', timm.create_model('vit_tiny_patch16_224', img_size=32, patch_size=4, num_classes=10)
+
+def seconds(f):
+    "Of CPU, which other programs on the machine disturb least"
+    start = time.process_time()
+    f()
+    return time.process_time()-start
+
+def interleaved(fs, n):
+    "Seconds of each function by name, run in turns `n` times after one run to warm up"
+    res = {k: [] for k in fs}
+    for i in range(n+1):
+        for k,f in fs.items():
+            s = seconds(f)
+            if i: res[k].append(s)
+    return res
+
+def ratio(res, a, b): return statistics.median(x/y for x,y in zip(res[a], res[b], strict=True))
+
+def passes(model, f):
+    calls = []
+    h = model.register_forward_hook(lambda *a: calls.append(1))
+    f()
+    h.remove()
+    return len(calls)
+
+def orthogonal_torch(ws):
+    for w in ws: nn.init.orthogonal_(torch.empty(w))
+
+def orthogonal_ours(ws):
+    for w in ws: orthonormal(w)
+
+def main():
+    ap = argparse.ArgumentParser()
+    ap.add_argument('-n', type=int, default=9, help='runs of each')
+    args = ap.parse_args()
+    warnings.simplefilter('ignore')
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    x = torch.randn(16,3,32,32)
+    print('batch 16, 32 px, one thread; time in training-mode forward passes')
+    print(f"{'':10}{'passes':>15}{'time':>18}{'time, orthogonal':>22}{'orthogonalization':>20}{'LSUV / (1.3 fwd + orth)':>26}")
+    print(f"{'':10}{'ours':>8}{'lsuv':>7}{'ours':>11}{'lsuv':>7}{'ours':>15}{'lsuv':>7}{'ours/torch':>20}")
+    for name,m in models():
+        theirs = lambda m=m, **kw: lsuv_with_singlebatch(m, x, verbose=False, **kw)
+        shapes = [tuple(p.shape) for p in m.parameters() if p.dim()>1]
+        a,b = copy.deepcopy(m),copy.deepcopy(m)
+        n_ours,n_theirs = passes(a, lambda a=a: lsuv(a, x)),passes(b, lambda b=b: lsuv_with_singlebatch(b, x, do_orthonorm=False, verbose=False))
+        start = {k: v.clone() for k,v in m.state_dict().items()}
+        def load(m=m, start=start): m.load_state_dict(start)
+        fs = dict(load=load, fwd=lambda m=m: (m.train(), m(x)), ours=lambda m=m: lsuv(m, x),
+                  theirs=lambda load=load, theirs=theirs: (load(), theirs(do_orthonorm=False)),
+                  ours_orth=lambda m=m: lsuv(m, x, orthogonal=True), theirs_orth=lambda load=load, theirs=theirs: (load(), theirs()),
+                  orth=lambda s=shapes: orthogonal_ours(s), orth_torch=lambda s=shapes: orthogonal_torch(s))
+        r = interleaved(fs, args.n)
+        for k in ('theirs','theirs_orth'): r[k] = [t-l for t,l in zip(r[k], r['load'], strict=True)]
+        budget = [1.3*f+o for f,o in zip(r['fwd'], r['orth'], strict=True)]
+        within = statistics.median(t/b for t,b in zip(r['ours_orth'], budget, strict=True))
+        print(f"{name:10}{n_ours:8}{n_theirs:7}{ratio(r,'ours','fwd'):11.2f}{ratio(r,'theirs','fwd'):7.1f}{ratio(r,'ours_orth','fwd'):15.2f}"
+              f"{ratio(r,'theirs_orth','fwd'):7.1f}{ratio(r,'orth','orth_torch'):20.2f}{within:26.2f}", flush=True)
+    print('\northonormal against torch.nn.init.orthogonal_, time ratio (below 1: ours is faster)')
+    for shape in ((64,3,7,7),(64,64,3,3),(512,512,3,3),(192,192),(576,192),(1000,512),(768,192),(512,4608),(4096,512)):
+        r = interleaved(dict(ours=lambda s=shape: orthonormal(s), torch=lambda s=shape: nn.init.orthogonal_(torch.empty(s))), args.n)
+        print(f"{'×'.join(map(str, shape)):15}{ratio(r,'ours','torch'):6.2f}")
+
+if __name__ == '__main__': main()
