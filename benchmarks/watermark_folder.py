@@ -1,0 +1,169 @@
+"""What a folder of pictures costs: `stamp_folder` beside decoding and encoding alone, one worker beside two, memory over many files, and the peers' tools.
+
+    python benchmarks/watermark_folder.py [--rounds 5] [--only cpu workers memory size tools] [--files 100000]
+
+CPU seconds count where processes need not wait for each other, so that a busy machine disturbs less; `workers` needs an idle machine with two cores
+and says how busy it was. Tools that are not installed are skipped, and said so.
+"""
+import argparse, os, shutil, statistics, subprocess, sys, tempfile, time
+from pathlib import Path
+from PIL import Image, ImageFile
+from sklearn.datasets import load_sample_images
+from fastai_ext.vision.folder import stamp_folder
+from fastai_ext.vision.mark import Mark
+from fastai_ext.vision.save import jpeg_tables
+
+PHOTOS = [Image.fromarray(o) for o in load_sample_images().images]
+MARKS = dict(text=Mark('© me 2026', size=.25, pos='random'))
+
+def fill(folder, n, size, quality=88):
+    "`n` JPEGs of `size`, two photographs in turn"
+    folder.mkdir(parents=True)
+    for i,im in enumerate(PHOTOS):
+        im.resize(size, Image.Resampling.LANCZOS).save(folder/f'{i:06}.jpg', quality=quality)
+    for i in range(2, n): shutil.copyfile(folder/f'{i%2:06}.jpg', folder/f'{i:06}.jpg')
+    return folder
+
+def logo(folder):
+    "A soft disc on a transparent ground"
+    disc = Image.radial_gradient('L').resize((600,400)).point(lambda v: max(0, 255-2*v))
+    im = Image.new('RGB', (600,400), (230,120,20))
+    im.putalpha(disc)
+    im.save(folder/'logo.png')
+    return folder/'logo.png'
+
+def used(f):
+    "(CPU seconds with those of child processes, wall seconds) of `f`"
+    kids = lambda: sum(os.times()[2:4])
+    c,k,t = time.process_time(),kids(),time.perf_counter()
+    f()
+    return time.process_time()-c+kids()-k, time.perf_counter()-t
+
+def fresh(dst):
+    shutil.rmtree(dst, ignore_errors=True)
+    return dst
+
+def decode_encode(src, dst):
+    "Every picture of `src` opened, decoded and encoded again with its own tables: what no tool that keeps them can go below"
+    dst.mkdir()
+    for p in src.iterdir():
+        with Image.open(p) as im:
+            im.load()
+            im.save(dst/p.name, **jpeg_tables(im))
+
+def cpu(tmp, rounds, args):
+    print('A folder of JPEGs, one process: CPU over decoding and encoding alone (median of rounds, least and most)')
+    marks = {**MARKS, 'logo':Mark(logo=logo(tmp), size=.25, pos='random')}
+    for w,h in ((512,384),(1920,1080),(4000,3000)):
+        n = max(4, 60_000_000//(w*h))
+        src,dst = fill(tmp/f'{w}', n, (w,h)),tmp/'dst'
+        for kind,mark in marks.items():
+            rs = []
+            for i in range(rounds+1):  # the first is to warm up
+                a = used(lambda: decode_encode(src, fresh(dst)))[0]  # noqa: B023
+                b = used(lambda: stamp_folder(src, fresh(dst), mark, n_workers=1))[0]  # noqa: B023
+                if i: rs.append(b/a)
+            print(f'  {w}x{h} {kind}, {n} files: {statistics.median(rs):.3f} ({min(rs):.3f}-{max(rs):.3f}), {n/b:,.0f} pictures per CPU second', flush=True)
+
+def workers(tmp, rounds, args):
+    busy = os.getloadavg()[0]
+    print(f'\nTwo workers beside one: wall seconds, processes started included; {os.cpu_count()} cores, {busy:.1f} processes wanted them before')
+    src,dst = fill(tmp/'two', 120, (1920,1080)),tmp/'dst'
+    rs = []
+    for _ in range(rounds):
+        one,two = (used(lambda: stamp_folder(src, fresh(dst), MARKS['text'], n_workers=n)) for n in (1,2))  # noqa: B023
+        rs.append((one[1]/two[1], two[0]/one[0], one[0]/one[1]))
+    ratio,more,had = (statistics.median(r[i] for r in rs) for i in range(3))
+    print(f'  {ratio:.2f} times as fast ({min(r[0] for r in rs):.2f}-{max(r[0] for r in rs):.2f}), with {more:.2f} times the CPU;'
+          f' one worker had {100*had:.0f} % of a core')
+    if busy > .3 or had < .95: print('  the machine was not idle: what two workers can gain cannot be told from this')
+
+RUN = '''
+import re, sys
+from pathlib import Path
+from fastai_ext.vision.folder import stamp_folder
+from fastai_ext.vision.mark import Mark
+def peak(): return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])/1024  # of this program, not of what started it
+run = stamp_folder(sys.argv[1], sys.argv[2], Mark('me', size=.8), n_workers=2, progress=False)
+print(f'{run.stamped:,} stamped: the main process took at most {peak():.1f} MB')
+again = stamp_folder(sys.argv[1], sys.argv[2], Mark('me', size=.8), n_workers=2, progress=False)
+print(f'second run, {again.there:,} already there: {peak():.1f} MB')
+'''
+
+def memory(tmp, rounds, args):
+    print('\nMemory over many files (48x48 pixels)')
+    first = fill(tmp/'first', 2, (48,48))
+    for n in sorted({1000, 10_000, args.files}):
+        src = tmp/f'm{n}'
+        for i in range(n):
+            if i%1000 == 0: (src/f'{i//1000:04}').mkdir(parents=True)
+            os.link(first/f'{i%2:06}.jpg', src/f'{i//1000:04}'/f'{i:06}.jpg')
+        env = {**os.environ, 'PYTHONPATH': str(Path(__file__).resolve().parent.parent)}
+        out = subprocess.run([sys.executable, '-c', RUN, src, tmp/f'd{n}'], env=env, capture_output=True, text=True, check=True).stdout
+        print('  '+out.strip().replace('\n', '\n  '), flush=True)
+        shutil.rmtree(src)
+        shutil.rmtree(tmp/f'd{n}')
+
+def size(tmp, rounds, args):
+    print('\nFrom 2 to 90 megapixels: CPU nanoseconds per pixel, from file to file')
+    ImageFile.MAXBLOCK = 2**20
+    for i,(w,h) in enumerate(((1633,1225),(3266,2450),(6532,4900),(10922,8192))):
+        src,dst = tmp/f's{i}',tmp/'dst'
+        src.mkdir()
+        PHOTOS[0].resize((w,h), Image.Resampling.BICUBIC).save(src/'a.jpg', quality=88)
+        stamp_folder(src, fresh(dst), MARKS['text'], n_workers=1)
+        s = statistics.median(used(lambda: stamp_folder(src, fresh(dst), MARKS['text'], n_workers=1))[0] for _ in range(min(rounds, 3)))  # noqa: B023
+        print(f'  {w*h/1e6:5.1f} megapixels: {1e9*s/(w*h):.1f} ns per pixel, {s:.2f} s', flush=True)
+
+def tools(tmp, rounds, args):
+    print('\nThe same folder by command-line tools, a logo, processes started included: CPU over decoding and encoding alone')
+    env = {**os.environ, 'VIPS_CONCURRENCY':'1', 'OMP_NUM_THREADS':'1', 'MAGICK_THREAD_LIMIT':'1', 'PYTHONPATH':str(Path(__file__).resolve().parent.parent)}
+    wm,command = logo(tmp),[sys.executable, '-c', 'import sys; from fastai_ext.vision.command import main; sys.exit(main())']
+    def each(make):
+        def go(src, dst):
+            dst.mkdir()
+            for p in sorted(src.iterdir()):
+                for c in make(p, dst/p.name): subprocess.run([str(o) for o in c], check=True, env=env, capture_output=True)
+        return go
+    for w,h in ((512,384),(1920,1080),(4000,3000)):
+        lw,lh = w//4,w//6
+        small,faint = tmp/f'logo{w}.png',tmp/f'faint{w}.png'
+        Image.open(wm).resize((lw,lh)).save(small)
+        im = Image.open(small)
+        im.putalpha(im.getchannel('A').point(lambda v: int(v*.4)))
+        im.save(faint)
+        at = f'+{w-lw-20}+{h-lh-20}'
+        ours = lambda src, dst: subprocess.run([*command, src, dst, '--logo', wm, '--n_workers', '1', '--quiet'], env=env, check=True)
+        vs = {'decode and encode':decode_encode, 'fastai-ext-watermark':ours}
+        def mogrify(src, dst):
+            dst.mkdir()
+            draw = f"image Over {at[1:].replace('+',',')} {lw},{lh} '{faint}'"  # noqa: B023
+            subprocess.run(['mogrify','-path',dst,'-draw',draw,*sorted(src.iterdir())], check=True, env=env)
+        if shutil.which('mogrify'): vs['ImageMagick mogrify'] = mogrify
+        if shutil.which('composite'):
+            vs['ImageMagick composite'] = each(lambda a, b: [['composite','-dissolve','40','-geometry',at,small,a,b]])  # noqa: B023
+        if shutil.which('gm'): vs['GraphicsMagick composite'] = each(lambda a, b: [['gm','composite','-dissolve','40','-geometry',at,small,a,b]])  # noqa: B023
+        if shutil.which('vips'):
+            vs['vips composite2'] = each(lambda a, b: [['vips','composite2',a,faint,b,'over','--x',w-lw-20,'--y',h-lh-20]])  # noqa: B023
+        n = max(2, 6_000_000//(w*h))
+        src = fill(tmp/f't{w}', n, (w,h))
+        rs = []
+        for _ in range(min(rounds, 3)): rs.append({k:used(lambda: f(src, fresh(tmp/'dst')))[0] for k,f in vs.items()})  # noqa: B023
+        print(f'  {w}x{h}, {n} files: ' + ', '.join(f"{k} {statistics.median(r[k]/r['decode and encode'] for r in rs):.2f}" for k in vs), flush=True)
+    for name,tool in (('ImageMagick','composite'),('GraphicsMagick','gm'),('libvips','vips')):
+        if not shutil.which(tool): print(f'  {name} skipped: no program {tool} on the PATH')
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parts = dict(cpu=cpu, workers=workers, memory=memory, size=size, tools=tools)
+    ap.add_argument('--rounds', type=int, default=5)
+    ap.add_argument('--only', nargs='+', choices=parts, default=list(parts))
+    ap.add_argument('--files', type=int, default=100_000, help='for memory')
+    args = ap.parse_args()
+    with tempfile.TemporaryDirectory() as d:
+        for name in args.only:
+            part = Path(d)/name
+            part.mkdir()
+            parts[name](part, args.rounds, args)
+
+if __name__ == '__main__': main()
