@@ -30,7 +30,8 @@ def _meant(ws):
     res.update({id(w): 'its rows repeat on purpose: ICNR before a pixel shuffle' for w in mats if w.kind=='conv' and id(w) not in zero
                 and len(w.data) % 4 == 0 and (w.data[0::4] == w.data[1::4]).all()})
     for w in ws:
-        if w.kind == 'bias' and w.fan_in is not None and not w.param.is_meta and _constant(w.data) and w.data.any():
+        # .01 or .02 is a habit, -4.6 a decision
+        if w.kind == 'bias' and w.fan_in is not None and not w.param.is_meta and _constant(w.data) and w.data.flatten()[0].abs() >= .5:
             for o in ws:
                 if o.module is w.module: res[id(o)] = f"its layer starts with a bias of {w.data.flatten()[0].item():.2g} on purpose"
     return res
