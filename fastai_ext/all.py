@@ -24,6 +24,7 @@ from .regularize.penalty import *
 from .tabular.rows import *
 from .tabular.trees import *
 from .tabular.ensemble import *
+from .tabular.interpret import *
 from .callbacks import *
 from .contract import *
 from .contract_harness import *

@@ -352,3 +352,29 @@ def test_unknown_target_classes_in_new_rows_are_named():
     rows = load_breast_cancer(as_frame=True).frame[:3].assign(target=['benign','odd','benign'])
     with pytest.raises(ValueError, match="'odd'; correct them, or drop the column"): rows_dl(dls, rows)
     assert len(rows_dl(dls, rows, with_y=False).dataset) == 3
+
+# --- importance
+
+def test_19_a_column_and_its_gaps_are_shuffled_together():
+    import fastai_ext.tabular.interpret  # noqa: F401  adds importance
+    df = diabetes()
+    gone = np.random.RandomState(0).rand(len(df)) < .5
+    df['bmi'] = df.bmi.where(~gone)
+    df['target'] = gone*100.
+    tl = fitted(diabetes_dls(df))
+    imp = tl.importance(n=3)
+    assert sorted(imp.index) == ['age','bmi','bp','s5','sex'] and imp.index[0] == 'bmi' and imp.importance.iloc[0] > 3000 > 100 > imp.importance.iloc[1]
+    before = tl.get_preds()[0]
+    assert torch.equal(before, tl.get_preds()[0]) and (tl.importance(n=3) == imp).all().all()
+
+def test_importance_of_an_ensemble_and_of_a_function_of_the_target():
+    import fastai_ext.tabular.interpret  # noqa: F401  adds importance
+    from fastai_ext.tabular.ensemble import ensemble
+    dls = diabetes_dls()
+    tl = fitted(dls, y_tfm=(np.log, np.exp))
+    imp = ensemble(tl, fitted(dls, 'extra'), weights='mean').importance(n=2)
+    assert imp.index[0] in ('bmi','s5') and tl.importance(n=2).importance.max() < 1 < imp.importance.max()
+    ax = tl.plot_importance(n=1, max_n=3)
+    assert len(ax.patches) == 3
+    with pytest.raises(ValueError, match='give 1 or more'): tl.importance(n=0)
+    with pytest.raises(ValueError, match='no rows with targets'): tl.importance(dl=diabetes()[:3].drop(columns='target'))

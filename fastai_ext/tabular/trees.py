@@ -173,11 +173,14 @@ class TreeLearner(Learner):
         self.pred = self.model(*self.xb)
         self('after_pred')
         if len(self.yb):
-            p,y = self.pred,self.yb[0]
-            if self.y_tfm: p,y = (torch.from_numpy(self.y_tfm[0](o.numpy())) for o in (p,y))
-            self.loss_grad = self.loss_func(p, y)
+            self.loss_grad = self.loss_of(self.pred, self.yb[0])
             self.loss = self.loss_grad.clone()
         self('after_loss')
+
+    def loss_of(self, pred, y):
+        "The loss of predictions in the target's units, or of log-probabilities, as it is trained and shown: with `y_tfm`, on its function"
+        if self.y_tfm: pred,y = (torch.from_numpy(self.y_tfm[0](o.numpy())) for o in (pred,y))
+        return self.loss_func(pred, y)
 
     def _set_device(self, b): return tuple(o.cpu() for o in b)
 
