@@ -4,6 +4,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 import fastai_ext
+from nbdev.config import get_config
 
 project = 'fastai_ext'
 author = copyright = 'the fastai_ext developers'
@@ -32,6 +33,8 @@ html_theme_options = dict(
     light_css_variables={'color-brand-primary':'#0b6e6e', 'color-brand-content':'#0b6e6e', 'color-brand-visited':'#3d6486'},
     dark_css_variables={'color-brand-primary':'#5fd0c5', 'color-brand-content':'#5fd0c5', 'color-brand-visited':'#9cc3dd', 'color-code-background':'#1c1f22'},
 )
+if repository := get_config(Path(__file__).parent).get('git_url'):  # [project.urls] in pyproject.toml: then pages link to their notebooks
+    html_theme_options.update(source_repository=repository, source_branch='main', source_directory='nbs/')
 python_display_short_literal_types = True
 add_module_names = False
 toc_object_entries = False

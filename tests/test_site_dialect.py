@@ -1,0 +1,70 @@
+"The translation of notebooks to the site's Markdown and to the README, piece by piece"
+import pytest
+from fastcore.nbio import NbCell
+
+from conftest import root
+
+@pytest.fixture(autouse=True)
+def glue(monkeypatch): monkeypatch.syspath_prepend(str(root/'nbs/_sphinx'))
+
+class NoLinks:
+    "In place of the names of other libraries: only `known` has a page"
+    def line(self, text): return text.replace('`known`', '[`known`](url)')
+    def find(self, name): return None
+    def code(self, name): return f'`{name}`'
+
+def md(text):
+    from dialect import Markdown
+    return Markdown(NoLinks())(text)
+
+def cells(*sources):
+    res = []
+    for s in sources:
+        c = NbCell(0, dict(cell_type='code' if s.startswith('show ') else 'markdown', metadata={}, source=s))
+        if s.startswith('show '): c.show = s
+        res.append(c)
+    return res
+
+def test_code_is_left_alone():
+    src = '```python\n# `known` %\n% x\n## no heading\n```'
+    assert md(src) == src
+
+def test_callouts():
+    assert md('::: {.callout-warning}\nx\n:::') == ':::{warning}\nx\n:::'
+    assert md('::: {.callout-note title="Mind"}\nx\n:::') == ':::{admonition} Mind\n:class: note\nx\n:::'
+
+def test_headings_go_one_deeper_at_most(): assert md('#### deep').startswith('## ') and md('## a\n\n### b') == '## a\n\n### b'
+def test_a_percent_sign_opens_no_comment(): assert md('% of rows') == '\\% of rows'
+def test_a_displayed_formula_stands_alone(): assert md('so $$a=b$$ and') == 'so\n\n$$a=b$$\n\nand'
+def test_links_to_pages_and_texts(): assert md('[a](x.html#y) [b](../CHANGELOG.md) [c](../LICENSE)') == '[a](x.ipynb#y) [b](/changelog.md) c'
+
+def test_use_comes_before_the_reference_and_tests_after():
+    from dialect import in_order, split
+    got = [c.source for c in in_order(list(split(cells('intro', 'show A', '## Use\n\nhow\n\n## Tests\n\nt'))))]
+    assert got == ['intro', '## Use\n\nhow\n', '## Reference', 'show A', '## Tests\n\nt']
+
+def test_objects_stay_under_the_heading_that_explains_them():
+    from dialect import in_order
+    src = '## How it works', 'show A', '## Tests'
+    assert [c.source for c in in_order(cells(*src))] == list(src)
+
+@pytest.mark.parametrize('tex', [r'\big(x\Big)', r'\tfrac12', r'\frac12', r'a \textstyle\sum_i x', r'1,\dots,n'])
+def test_formulas_that_docutils_does_not_know(tex):
+    from mathml import plain
+    from docutils.utils.math.latex2mathml import MathError, tex2mathml
+    with pytest.raises(MathError): tex2mathml(tex)
+    assert '<math' in tex2mathml(plain(tex))
+
+def test_a_record_of_a_callback():
+    from show import record
+    from fastai_ext.regularize.penalty import L1
+    rec = record(L1, 'L1')
+    assert rec.kind == 'class' and rec.call.startswith('(l1=0.0001, only=None, skip=None')
+    l1 = next(p for p in rec.params if p.name == 'l1')
+    assert 'float' in l1.anno and l1.default == '0.0001' and 'Strength' in l1.doc
+    assert 'class L1(' in rec.source and not any(m.name.endswith('.before_fit') for m in rec.members)
+
+def test_tables_of_the_readme():
+    from readme import table
+    assert table('<table><tr><th>a</th><th>b</th></tr><tr><td>1</td><td>x|y</td></tr></table>') == '| a | b |\n|---|---|\n| 1 | x\\|y |'
+    assert table('<p>no table</p>') == ''
