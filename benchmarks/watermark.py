@@ -135,13 +135,16 @@ def batch(rounds):
     for k,(s,r) in side_by_side(vs, rounds, {k:5 for k in vs}, 'full frames').items(): print(f'  {k}: {1000*s:.1f} ms ({r:.1f} times as fast as full frames)')
 
 def size(rounds):
-    print('\nFrom 2 to 90 megapixels: CPU nanoseconds per pixel of a copied and stamped picture')
+    print('\nFrom 2 to 90 megapixels: CPU nanoseconds per pixel of a stamped picture, in place and as a copy, and the copy over Image.copy alone')
     mark = ours('logo')
     for w,h in ((1633,1225),(3266,2450),(6532,4900),(10954,8216)):
         im = PHOTO.resize((w,h), Image.Resampling.NEAREST)
         stamp(im, mark)
-        s = statistics.median(cpu(lambda: stamp(im, mark), 1) for _ in range(rounds))  # noqa: B023
-        print(f'  {w*h/1e6:5.1f} megapixels: {1e9*s/(w*h):.2f} ns per pixel, {1000*s:.0f} ms')
+        p = mark.place(im.size)
+        vs = {'in place': lambda: blend_(im, p), 'stamp': lambda: stamp(im, mark), 'copy': lambda: im.copy()}  # noqa: B023
+        out = side_by_side(vs, rounds, {'in place': 5}, 'copy')
+        print(f'  {w*h/1e6:5.1f} megapixels: in place {1e9*out["in place"][0]/(w*h):.3f} ns, copied {1e9*out["stamp"][0]/(w*h):.2f} ns, '
+              f'{1/out["stamp"][1]:.2f} of a bare copy')
 
 def jpeg(rounds):
     print('\nA JPEG file: CPU seconds, processes started included, over decoding and encoding alone')
