@@ -134,10 +134,9 @@ class FolderRun:
     def _inline(self):
         import warnings
         from PIL import Image
-        for rel,_ in self._found():
-            with warnings.catch_warnings():
-                warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-                yield [stamp_one(self.src, self.dst, rel, self.mark, self.options)]
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # told in one line instead
+            for rel,_ in self._found(): yield [stamp_one(self.src, self.dst, rel, self.mark, self.options)]
 
     def _parallel(self, own, job):
         submit = own.submit if own else lambda rels: self.executor.submit(work_elsewhere, job, rels)
