@@ -40,14 +40,16 @@ def passes(model, f):
     h.remove()
     return len(calls)
 
-def orthogonal_torch(ws):
-    for w in ws: nn.init.orthogonal_(torch.empty(w))
+def orthogonal_torch(ps):
+    for p in ps: nn.init.orthogonal_(p)
 
-def orthogonal_ours(ws):
-    for w in ws: orthonormal(w)
+@torch.no_grad()
+def orthogonal_ours(ps):
+    for p in ps: p.copy_(orthonormal(p.shape))
 
 def main():
     ap = argparse.ArgumentParser()
+    ap.add_argument('--only', default='', help='part of the name of a model')
     ap.add_argument('-n', type=int, default=9, help='runs of each')
     args = ap.parse_args()
     warnings.simplefilter('ignore')
@@ -58,8 +60,9 @@ def main():
     print(f"{'':10}{'passes':>15}{'time':>18}{'time, orthogonal':>22}{'orthogonalization':>20}{'LSUV / (1.3 fwd + orth)':>26}")
     print(f"{'':10}{'ours':>8}{'lsuv':>7}{'ours':>11}{'lsuv':>7}{'ours':>15}{'lsuv':>7}{'ours/torch':>20}")
     for name,m in models():
+        if args.only not in name: continue
         theirs = lambda m=m, **kw: lsuv_with_singlebatch(m, x, verbose=False, **kw)
-        shapes = [tuple(p.shape) for p in m.parameters() if p.dim()>1]
+        ps = [o.weight for o in m.modules() if isinstance(o, (nn.Conv2d,nn.Linear))]
         a,b = copy.deepcopy(m),copy.deepcopy(m)
         n_ours,n_theirs = passes(a, lambda a=a: lsuv(a, x)),passes(b, lambda b=b: lsuv_with_singlebatch(b, x, do_orthonorm=False, verbose=False))
         start = {k: v.clone() for k,v in m.state_dict().items()}
@@ -67,7 +70,7 @@ def main():
         fs = dict(load=load, fwd=lambda m=m: (m.train(), m(x)), ours=lambda m=m: lsuv(m, x),
                   theirs=lambda load=load, theirs=theirs: (load(), theirs(do_orthonorm=False)),
                   ours_orth=lambda m=m: lsuv(m, x, orthogonal=True), theirs_orth=lambda load=load, theirs=theirs: (load(), theirs()),
-                  orth=lambda s=shapes: orthogonal_ours(s), orth_torch=lambda s=shapes: orthogonal_torch(s))
+                  orth=lambda ps=ps: orthogonal_ours(ps), orth_torch=lambda ps=ps: orthogonal_torch(ps))
         r = interleaved(fs, args.n)
         for k in ('theirs','theirs_orth'): r[k] = [t-l for t,l in zip(r[k], r['load'], strict=True)]
         budget = [1.3*f+o for f,o in zip(r['fwd'], r['orth'], strict=True)]

@@ -197,7 +197,7 @@ def _orthogonalize(sites, seed):
         s.keep()
         for w in s.ws:
             gen = torch.Generator(w.param.device).manual_seed(seed+i)
-            if w.data.any(): w.set(orthonormal(w.shape, w.groups, gen, w.param.device))
+            if w.data[(0,)*len(w.shape)] or w.data.any(): w.set(orthonormal(w.shape, w.groups, gen, w.param.device))
 
 @torch.no_grad()
 def _one_pass(net, xb, sites, orthogonal, train, seed):
@@ -298,7 +298,7 @@ class LSUV(Callback):
     def after_create(self): self.since = versions(self.learn)
 
     def before_fit(self):
-        if self.done or self.learn.lock.locked(): return  # `validate` and `get_preds` hold the lock: they look at the network as it is
+        if self.done: return
         records = [getattr(self.learn, 'init_record', []), *(cb.record for cb in self.learn.cbs if isinstance(cb, Init))]
         ours = {r['name'] for rs in records for r in rs if r['scheme']}  # what `Init` wrote is a start, not a loaded weight
         since = {k: v for k,v in (self.since or {}).items() if k.rpartition(':')[0] not in ours}
