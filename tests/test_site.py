@@ -29,8 +29,9 @@ def test_every_notebook_has_its_page(site):
 def test_a_search_finds_a_public_name(site, tab):
     tab.width(1280)
     tab.go((site/'search.html').as_uri() + '?q=weights')
-    found = browser.until(lambda: tab.js("[...document.querySelectorAll('#search-results li a')].map(o => o.href)"), what='the search')
-    assert any(h.endswith('weights.html#fastai_ext.weights.weights') for h in found), found
+    links = "[...document.querySelectorAll('#search-results li a')].map(o => o.href)"  # they come one after the other
+    def found(): return any(h.endswith('weights.html#fastai_ext.weights.weights') for h in tab.js(links))
+    browser.until(found, what='the result of the search')
 
 def test_pages_are_quiet_and_fit_a_phone(site, tab):
     "No console error, no request beyond the disk, no sideways scrolling at 390 px"
