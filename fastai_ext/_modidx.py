@@ -52,6 +52,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'fastai_ext.contract.judge': ('contract.html#judge', 'fastai_ext/contract.py'),
                                      'fastai_ext.contract.named': ('contract.html#named', 'fastai_ext/contract.py'),
                                      'fastai_ext.contract.names_of': ('contract.html#names_of', 'fastai_ext/contract.py'),
+                                     'fastai_ext.contract.one_line': ('contract.html#one_line', 'fastai_ext/contract.py'),
                                      'fastai_ext.contract.reasons': ('contract.html#reasons', 'fastai_ext/contract.py')},
             'fastai_ext.contract_around': { 'fastai_ext.contract_around.Fetch': ( 'contract_around.html#fetch',
                                                                                   'fastai_ext/contract_around.py'),
