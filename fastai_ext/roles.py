@@ -102,7 +102,7 @@ def is_norm(
     m:nn.Module,  # Layer
 )->bool:          # Whether it is a norm of any library
     "Known by type, or by a class name that speaks of a norm"
-    return isinstance(m, _norms) or ('norm' in type(m).__name__.lower() and not list(m.children()))
+    return isinstance(m, _norms) or ('norm' in type(m).__name__.lower() and not any(True for c in m.children() for _ in c.parameters()))
 
 def _named(m, attr, shape, child, parent):
     "By the parameter's own name, where the layer type says nothing"

@@ -137,6 +137,9 @@ def _follow(node, mods, whole):
                 res.norm = res.norm or bool(norm and not summed)
             continue
         if kind in ('end','output'): reached.add(kind); continue
+        if kind == 'norm' and isinstance(what, nn.Module) and (acts := [c for c in what.children() if _is_act(c)]):  # timm's BatchNormAct
+            if not res.act: (res.act,res.gain),res.norm = _act(acts[0]),not summed
+            continue
         if kind == 'norm': norm = n.target if n.op=='call_module' else 'norm'
         if kind == 'scale': scaled = True
         if kind == 'add':
