@@ -77,6 +77,16 @@ def test_08_the_mark_is_turned_not_the_picture(o, mark):
     flat = stamp(im, mark, orient=False)
     assert np.array_equal(arr(flat), arr(stamp(Image.fromarray(arr(im)), mark)))
 
+def test_08_a_tiff_that_is_not_read_yet(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise((83,57)).save(tmp_path/'a.tif', exif=exif)
+    mark = Mark('© me', size=.5)
+    with Image.open(tmp_path/'a.tif') as im, Image.open(tmp_path/'a.tif') as again:
+        out = stamp(im, mark)
+        again.load()
+        assert out.size == again.size and np.array_equal(arr(out), arr(stamp(Image.fromarray(arr(again)), mark)))
+
 def test_10_sixteen_bits_by_the_same_rule():
     px = np.random.default_rng(0).integers(0, 65536, (60,90)).astype(np.uint16)
     logo = noise((40,25), 'RGBA')

@@ -68,6 +68,7 @@ def stamp(
     orient:bool=True,  # Turn the mark so that it stands upright where EXIF says that the picture is shown turned
 ) -> Image.Image:
     "A new picture with the mark on it; `im` stays as it was. Of an animation, the current frame: see `save_stamped` for all of them"
+    im.load()  # Pillow turns a TIFF upright while it reads it
     o = exif_orientation(im) if orient else 1
     if isinstance(mark, Placement): p = mark
     else: p = mark.place(im.size[::-1] if o>4 else im.size, seed, key).turned(o)
