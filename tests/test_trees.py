@@ -378,3 +378,11 @@ def test_importance_of_an_ensemble_and_of_a_function_of_the_target():
     assert len(ax.patches) == 3
     with pytest.raises(ValueError, match='give 1 or more'): tl.importance(n=0)
     with pytest.raises(ValueError, match='no rows with targets'): tl.importance(dl=diabetes()[:3].drop(columns='target'))
+
+def test_many_rows_are_shared_out_and_give_the_same_without_a_warning():
+    df = pd.concat([diabetes()]*20, ignore_index=True)
+    tl = fitted(diabetes_dls(df, valid_idx=range(442, len(df))))
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', module='sklearn')
+        many = tl.get_preds()[0]
+    assert len(many) > 8000 and torch.equal(many[:300], tl.get_preds(dl=df[442:742])[0]) and tl.model.est.n_jobs == -1

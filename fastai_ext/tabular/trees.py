@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import SimpleNamespace
 from fastai.callback.core import CancelBatchException, CancelFitException, CancelTrainException
@@ -64,14 +65,13 @@ class TreeModel(nn.Module):
         """`f(x)`, for a forest with the rows and not the trees given to the jobs: trees are then summed in their order, so that a row gets the same
         sum to the last bit alone, in a batch and in every run, and a few rows start no jobs"""
         from joblib import effective_n_jobs
-        from sklearn.utils.parallel import Parallel, delayed
         jobs = getattr(self.est, 'n_jobs', None)
         if jobs in (None,1) or not hasattr(self.est, 'estimators_'): return f(x)
         try:
             self.est.n_jobs = 1
             n = min(effective_n_jobs(jobs), len(x)//least)
             if n < 2: return f(x)
-            return np.concatenate(Parallel(n_jobs=n, require='sharedmem')(delayed(f)(o) for o in np.array_split(x, n)))
+            with ThreadPoolExecutor(n) as pool: return np.concatenate(list(pool.map(f, np.array_split(x, n))))
         finally: self.est.n_jobs = jobs
 
     def forward(self, x_cat, x_cont):
