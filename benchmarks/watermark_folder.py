@@ -145,7 +145,7 @@ def tools(tmp, rounds, args):
         if shutil.which('gm'): vs['GraphicsMagick composite'] = each(lambda a, b: [['gm','composite','-dissolve','40','-geometry',at,small,a,b]])  # noqa: B023
         if shutil.which('vips'):
             vs['vips composite2'] = each(lambda a, b: [['vips','composite2',a,faint,b,'over','--x',w-lw-20,'--y',h-lh-20]])  # noqa: B023
-        n = max(2, 6_000_000//(w*h))
+        n = max(4, 30_000_000//(w*h))
         src = fill(tmp/f't{w}', n, (w,h))
         rs = []
         for _ in range(min(rounds, 3)): rs.append({k:used(lambda: f(src, fresh(tmp/'dst')))[0] for k,f in vs.items()})  # noqa: B023
