@@ -1,4 +1,4 @@
-"""Init('auto') over models of every family: python benchmarks/init_models.py [--lsuv] [--only NAME]
+"""Init('auto') over models of every family: python benchmarks/init_models.py [--only NAME] [--timm REGEX]
 
 Prints for each model the number of weights, how many the plan changes and how many it names as left alone, whether a fresh
 model is mistaken for a trained one, whether the numbers stay finite in a forward pass before and after, and the seconds of the plan."""
