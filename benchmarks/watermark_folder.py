@@ -68,7 +68,7 @@ def cpu(tmp, rounds, args):
 def workers(tmp, rounds, args):
     busy = os.getloadavg()[0]
     print(f'\nTwo workers beside one: wall seconds, processes started included; {os.cpu_count()} cores, {busy:.1f} processes wanted them before')
-    src,dst = fill(tmp/'two', 120, (1920,1080)),tmp/'dst'
+    src,dst = fill(tmp/'two', 600, (1920,1080)),tmp/'dst'
     rs = []
     for _ in range(rounds):
         one,two = (used(lambda: stamp_folder(src, fresh(dst), MARKS['text'], n_workers=n)) for n in (1,2))  # noqa: B023
