@@ -72,7 +72,7 @@ class Init(Callback):
         given = {k:getattr(self,k) for k,v in args.items() if getattr(self,k) != v}
         return f"Init({', '.join([repr(self.scheme)] + [f'{k}={v!r}' for k,v in {**given, **self.kw}.items()])})"
 
-    def after_create(self): self.since = versions(self.learn)
+    def after_create(self): self.done,self.since = False,versions(self.learn)  # a callback given to another Learner starts over
 
     def before_fit(self):
         if self.done or self.learn.lock.locked(): return  # `validate` and `get_preds` fire this event too, holding the lock

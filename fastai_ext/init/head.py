@@ -97,7 +97,7 @@ class HeadPrior(Callback):
         args = dict(shares=None, std=.01, output=None, force=False)
         return f"HeadPrior({', '.join(f'{k}={getattr(self,k)!r}' for k,v in args.items() if getattr(self,k) is not v and getattr(self,k) != v)})"
 
-    def after_create(self): self.since = versions(self.learn)
+    def after_create(self): self.done,self.since = False,versions(self.learn)  # a callback given to another Learner starts over
 
     def before_fit(self):
         if self.done or self.learn.lock.locked(): return  # `validate` and `get_preds` fire this event too, holding the lock

@@ -295,10 +295,10 @@ class LSUV(Callback):
         args = ('std',1.),('only',None),('skip',None),('orthogonal',False),('force',False),('train',None),('seed',None)
         return f"LSUV({', '.join(f'{k}={getattr(self, k)!r}' for k,v in args if getattr(self, k) != v)})"
 
-    def after_create(self): self.since = versions(self.learn)
+    def after_create(self): self.done,self.since = False,versions(self.learn)  # a callback given to another Learner starts over
 
     def before_fit(self):
-        if self.done: return
+        if self.done or self.learn.lock.locked(): return  # `validate` and `get_preds` fire this event too, holding the lock
         records = [getattr(self.learn, 'init_record', []), *(cb.record for cb in self.learn.cbs if isinstance(cb, Init))]
         ours = {r['name'] for rs in records for r in rs if r['scheme']}  # what `Init` wrote is a start, not a loaded weight
         since = {k: v for k,v in (self.since or {}).items() if k.rpartition(':')[0] not in ours}

@@ -48,7 +48,7 @@ class Penalty(Callback):
     def add_grad(self, grads, ts, strength): raise NotImplementedError
 
     def before_fit(self):
-        if self.opt is None: return  # `validate` or `get_preds` before the first fit: nothing to penalize yet
+        if self.opt is None or self.learn.lock.locked(): return  # `validate` and `get_preds` fire this event too, holding the lock
         twins = [cb for cb in self.learn.cbs if isinstance(cb, Penalty) and cb.label == self.label]
         if len(twins) > 1: raise ValueError(f"{type(self).__name__}: two penalties are called {self.label!r}; give one of them another label, "
                                             f"for example {type(self).__name__}(…, label='{self.label}_2')")
