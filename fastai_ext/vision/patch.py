@@ -7,7 +7,7 @@ __all__ = ['drawn', 'font_file', 'missing_glyphs', 'right_to_left', 'check_text'
            'opacity_table', 'Patch', 'rgb', 'text_layers', 'logo_pixels', 'logo_layers', 'ByteCache']
 
 # %% ../../nbs/vision/patch.ipynb #50326287
-import hashlib, math, os, threading, unicodedata, warnings
+import hashlib, importlib.util, math, os, threading, unicodedata, warnings
 from collections import OrderedDict
 from functools import lru_cache
 from pathlib import Path
@@ -20,8 +20,12 @@ def font_file(
 ) -> str:
     "The path of the font file that `font` means; raises `ValueError` where there is none"
     if font is None:
+        ttf = os.path.join('fonts', 'ttf', 'DejaVuSans.ttf')
+        spec = importlib.util.find_spec('matplotlib')  # only found: to import it would take longer than to stamp a few pictures
+        path = os.path.join(os.path.dirname(spec.origin), 'mpl-data', ttf) if spec and spec.origin else ''
+        if os.path.isfile(path): return path
         import matplotlib
-        return os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf')
+        return os.path.join(matplotlib.get_data_path(), ttf)
     if os.path.isfile(font): return os.path.abspath(font)
     if os.path.dirname(font) or Path(font).suffix.lower() in ('.ttf','.otf','.ttc','.pfb','.pcf'):
         raise ValueError(f"Mark: there is no font file {font!r}; give the path of a .ttf or .otf file, or a name such as 'DejaVu Sans'")

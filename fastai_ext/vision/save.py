@@ -6,9 +6,7 @@
 __all__ = ['jpeg_tables', 'gif_palette', 'save_stamped']
 
 # %% ../../nbs/vision/save.ipynb #ae5e6842
-import os, re, shutil, subprocess, tempfile, threading
-from pathlib import Path
-import numpy as np
+import contextlib, os, re, shutil, threading
 from PIL import Image, ImageSequence, JpegImagePlugin
 from PIL.PngImagePlugin import PngInfo
 from .mark import Placement
@@ -75,6 +73,7 @@ def jpeg_tables(im) -> dict:
 # %% ../../nbs/vision/save.ipynb #5166410d
 def _drop_jpeg(src, dst, im, stamped, p, strip_gps):
     "Write `src` to `dst` with only the blocks under the mark `p` replaced"
+    import subprocess, tempfile
     tool = shutil.which('jpegtran')
     if tool is None:
         raise RuntimeError("save_stamped: lossless=True needs the program jpegtran, which is not on the PATH: install it (Debian and Ubuntu: "
@@ -92,7 +91,7 @@ def _drop_jpeg(src, dst, im, stamped, p, strip_gps):
         piece = os.path.join(tmp, 'piece.jpg')
         stamped.crop((l,t,r,b)).save(piece, **jpeg_tables(im))
         scan = ['-progressive'] if im.info.get('progressive') else []
-        run = [tool, '-copy', 'all', *scan, '-drop', f'+{l}+{t}', piece, '-outfile', str(dst), os.path.abspath(src)]
+        run = [tool, '-copy', 'all', *scan, '-drop', f'+{l}+{t}', piece, '-outfile', dst, os.path.abspath(src)]
         done = subprocess.run(run, capture_output=True, text=True)
     if done.returncode: raise RuntimeError(f"save_stamped: jpegtran could not stamp {src}: {done.stderr.strip()}; leave lossless off")
 
@@ -102,6 +101,7 @@ def gif_palette(
     boxes=(),        # Where the mark lies
 ) -> Image.Image:
     "`im` with at most 256 colours: those outside `boxes` stay exact wherever they leave room for the mark's"
+    import numpy as np
     clear = None
     if im.mode == 'RGBA':
         clear = np.asarray(im.getchannel('A')) < 128
@@ -176,9 +176,10 @@ def _animation(im, frames, durations, fmt):
 def _format(src, dst, im):
     "The format to write: the input's own where the suffix stays, else what `dst`'s suffix means"
     own = 'JPEG' if im.format == 'MPO' else im.format
-    if Path(src).suffix.lower() == Path(dst).suffix.lower(): return own
-    fmt = Image.registered_extensions().get(Path(dst).suffix.lower())
-    if fmt is None: raise ValueError(f"save_stamped: {Path(dst).suffix!r} is no kind of picture that Pillow writes; end {dst} with .jpg, .png, .webp …")
+    suffix = os.path.splitext(dst)[1]
+    if os.path.splitext(src)[1].lower() == suffix.lower(): return own
+    fmt = Image.registered_extensions().get(suffix.lower())
+    if fmt is None: raise ValueError(f"save_stamped: {suffix!r} is no kind of picture that Pillow writes; end {dst} with .jpg, .png, .webp …")
     return 'JPEG' if fmt == 'MPO' else fmt
 
 def _is_lossless_webp(src):
@@ -210,16 +211,19 @@ def save_stamped(
     split:int=0,             # 0 for training, 1 for validation, for a `MarkSampler`
 ) -> Placement:              # Where the mark went, in stored pixels; false where `fit='skip'` left the picture as it was
     "Write `src` to `dst` with the mark on it, all frames and metadata kept; `dst` appears whole or not at all. Raises `OSError` and `ValueError` in one line"
-    src,dst = Path(src),Path(dst)
+    src,dst = os.fspath(src),os.fspath(dst)
     if quality != 'keep' and not (isinstance(quality, int) and 1 <= quality <= 100):
         raise ValueError(f"save_stamped: quality={quality!r} is neither 'keep' nor a whole number from 1 to 100")
-    if dst.exists() and not overwrite: raise FileExistsError(f"save_stamped: {dst} exists; give overwrite=True to replace it")
-    part = dst.with_name(f'.{dst.name}.{os.getpid()}-{threading.get_ident()}.part')
+    if not overwrite and os.path.exists(dst): raise FileExistsError(f"save_stamped: {dst} exists; give overwrite=True to replace it")
+    folder,name = os.path.split(dst)
+    part = os.path.join(folder, f'.{name}.{os.getpid()}-{threading.get_ident()}.part')
     try:
-        p = _write(src, part, dst, mark, seed, src.name if key is None else key, quality, lossless, orient, strip_gps, split)
-        if dst.exists() and not overwrite: raise FileExistsError(f"save_stamped: {dst} exists; give overwrite=True to replace it")
+        p = _write(src, part, dst, mark, seed, os.path.basename(src) if key is None else key, quality, lossless, orient, strip_gps, split)
+        if not overwrite and os.path.exists(dst): raise FileExistsError(f"save_stamped: {dst} exists; give overwrite=True to replace it")
         os.replace(part, dst)
-    finally: part.unlink(missing_ok=True)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError): os.unlink(part)
+        raise
     return p
 
 def _write(src, part, dst, mark, seed, key, quality, lossless, orient, strip_gps, split):
@@ -259,5 +263,5 @@ def _write(src, part, dst, mark, seed, key, quality, lossless, orient, strip_gps
         try: res.save(part, format=fmt, **{**kept, **how, **more})
         except (OSError, KeyError) as e:
             if 'cannot write mode' not in str(e): raise
-            raise ValueError(f"save_stamped: {fmt} cannot hold a picture of mode {res.mode}; give {dst.name} another suffix, such as .png") from e
+            raise ValueError(f"save_stamped: {fmt} cannot hold a picture of mode {res.mode}; give {os.path.basename(dst)} another suffix, such as .png") from e
         return p

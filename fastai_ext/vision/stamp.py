@@ -7,7 +7,6 @@ __all__ = ['stampable', 'blend_', 'exif_orientation', 'stamp']
 
 # %% ../../nbs/vision/stamp.ipynb #2c462f94
 import functools
-import numpy as np
 from PIL import Image
 from .mark import Placement
 
@@ -23,6 +22,7 @@ def stampable(im):
 
 def _deep(im, piece, src, patch, full):
     "Blend on the pixels of one channel with more than 8 bits, `full` being white: the same rule with `full` in place of 255"
+    import numpy as np
     box = im.crop(piece)
     fg = np.asarray(patch.colour('L').crop(src), dtype=np.int64)*full//255
     m = np.floor(np.asarray(patch.a.crop(src), dtype=np.float64)/255*full*patch.opacity+.5).astype(np.int64)
@@ -49,6 +49,7 @@ def blend_(
             im.paste(Image.alpha_composite(under, top).convert(im.mode), box)
         elif im.mode.startswith('I;16') or im.mode == 'I': _deep(im, box, src, patch, 65535)
         elif im.mode == 'F':
+            import numpy as np
             a = np.asarray(part(patch.a), dtype=np.float32)/255*patch.opacity
             im.paste(Image.fromarray(np.asarray(im.crop(box))*(1-a)+np.asarray(part(patch.colour('L')), dtype=np.float32)*a), box)
         else: raise ValueError(f"stamp: pictures of mode {im.mode!r} cannot be stamped; convert first, for example im.convert('RGB')")
