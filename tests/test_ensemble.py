@@ -1,4 +1,8 @@
 "The weights of an ensemble: found where they are known, and never from the rows that are reported"
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +15,7 @@ from hypothesis import given, settings, strategies as st
 from sklearn.metrics import log_loss, mean_squared_error
 from fastai_ext.tabular.ensemble import ensemble, select_weights, squared_error
 from fastai_ext.tabular.trees import tree_learner
+from conftest import root
 from test_trees import cancer_dls, diabetes, diabetes_dls, fitted
 
 def network(dls, metrics=rmse, **kwargs):
@@ -134,3 +139,24 @@ def test_equal_names_are_told_apart(members):
     assert ensemble(members[1], members[1], weights='mean').names == ['RandomForestRegressor 1','RandomForestRegressor 2']
     assert repr(ensemble(members[1], members[2], weights=[1,3], names=['a','b'])) == 'EnsembleLearner(0.25 a, 0.75 b)'
     assert isinstance(ensemble(*members).weights, pd.Series) and tree_learner(members[0].dls) is not None
+
+def test_18_a_reloaded_learner_predicts_exactly_in_a_fresh_process(members, tmp_path):
+    "Trees and an ensemble with a network, exported without a row of the data"
+    df = diabetes()[300:]
+    df.to_pickle(tmp_path/'rows.pkl')
+    learners = dict(trees=members[1], both=ensemble(*members, weights='mean'))
+    for name,learn in learners.items():
+        learn.path = tmp_path
+        learn.export(f'{name}.pkl')
+        assert learn.validate()[0] > 0 and len(learn.dls.train_ds) == 300, 'the learner itself goes on'
+    code = ("import sys, warnings; warnings.simplefilter('ignore')\n"
+            "import pandas as pd, torch\nfrom fastai.learner import load_learner\n"
+            "df = pd.read_pickle('rows.pkl')\n"
+            "for name in ('trees','both'):\n"
+            "    learn = load_learner(name+'.pkl')\n"
+            "    assert not len(learn.dls.train_ds) and not any(len(m.dls.train_ds) for m in getattr(learn.model, 'members', ()))\n"
+            "    torch.save(learn.get_preds(dl=df)[0], name+'.pt')\n")
+    subprocess.run([sys.executable, '-c', code], cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(root)}, check=True)
+    for name,learn in learners.items():
+        want,got = learn.get_preds(dl=df)[0],torch.load(tmp_path/f'{name}.pt')
+        assert torch.equal(got, want), (name, (got-want).abs().max())

@@ -125,6 +125,15 @@ class EnsembleLearner(TreeLearner):
         "As `Learner.get_preds`; of the validation rows those of `report_idx`, which did not choose the weights. `dl` may also be a frame of new rows"
         return super().get_preds(ds_idx, self._dl(dl, ds_idx), **kwargs)
 
+    def export(self, fname='export.pkl', **kwargs):
+        "As `Learner.export`, with the members; none of their rows go into the file"
+        kept = [(m, m.dls, m.opt) for m in self.model.members]
+        try:
+            for m,dls,_ in kept: m.dls,m.opt = dls.new_empty(),None
+            super().export(fname, **kwargs)
+        finally:
+            for m,dls,opt in kept: m.dls,m.opt = dls,opt
+
     def scores(self):
         "A frame with the weight, loss and metrics of each member, of their plain mean and of the ensemble, all on the rows that did not choose the weights"
         (xb,yb),n = tensors(self._part(self.report_idx).dataset, self.model.is_class),len(self.names)

@@ -31,6 +31,12 @@ def medians(to):
     for n in to.cont_names: row[n] = float(to.items[n].median())
     return to.new(row).decode().items.iloc[0][list(to.cont_names)].to_dict()
 
+def _dtypes(to): return {n: to.items[n].dtype if to.items[n].dtype.kind=='f' else 'float64' for n in to.cont_names}
+
+def row_facts(to):
+    "What `rows_dl` must know of the training rows of the `TabularPandas` `to`, for when they are gone: the precision and median of each continuous column"
+    return dict(dtypes=_dtypes(to), medians=medians(to))
+
 # %% ../../nbs/tabular/rows.ipynb #864100dc
 def _frame(rows):
     "A new frame of `rows`: a frame, a row as a Series or a dict, or a list of dicts"
@@ -79,6 +85,7 @@ def rows_dl(
     rows:pd.DataFrame,       # New rows: a frame, one row as a Series or a dict, or a list of dicts; it is not modified
     with_y:bool=True,        # Keep the targets, where `rows` holds them all?
     levels:dict=None,        # Column -> the levels seen in training, where they are fewer than the vocabulary
+    facts:dict=None,         # What `row_facts` found, where `dls` has the training rows no more
     **kwargs                 # To the new `TabDataLoader`, such as `bs`
 ):
     """A `TabDataLoader` of `rows`, encoded as the training rows of `dls`: the same values give the same codes, as text, category or object,
@@ -95,11 +102,11 @@ def rows_dl(
     for n in cats if catfy is not None else (): frame[n] = _category(frame[n], (levels or {}).get(n, list(catfy.classes[n])[1:]))
     for n in cats if catfy is not None and levels else ():  # the codes are those of the whole vocabulary
         frame[n] = frame[n].cat.set_categories(list(catfy.classes[n])[1:])
-    for n in conts:  # to the precision of training, so that a row is rounded as its twin was there
-        frame[n] = _number(frame[n], to.items[n].dtype if to.items[n].dtype.kind=='f' else 'float64')
+    dtypes = facts['dtypes'] if facts else _dtypes(to)
+    for n in conts: frame[n] = _number(frame[n], dtypes[n])  # to the precision of training, so that a row is rounded as its twin was there
     nans = [n for n in conts if fill is not None and n not in fill.na_dict and frame[n].isna().any()]
     if nans:
-        fills = medians(to)
+        fills = facts['medians'] if facts else medians(to)
         for n in nans:
             warnings.warn(f"rows_dl: {frame[n].isna().sum()} of {len(frame)} values of column '{n}' are missing, where training had none missing; "
                           f"they become the training median, {fills[n]:.4g}", stacklevel=2)

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from types import SimpleNamespace
 from fastai.callback.core import CancelBatchException, CancelFitException, CancelTrainException
 from fastai.callback.progress import ProgressCallback
 from fastai.data.transforms import Categorize, EncodedMultiCategorize
@@ -21,7 +20,7 @@ from fastai.losses import CrossEntropyLossFlat, MSELossFlat
 from fastai.tabular.core import Categorify, Tabular
 from fastai.tabular.data import TabularDataLoaders
 from fastai.torch_core import display_df
-from .rows import proc, rows_dl
+from .rows import proc, rows_dl, row_facts
 
 # %% ../../nbs/tabular/trees.ipynb #afb03bec
 def tensors(to, is_class):
@@ -86,12 +85,26 @@ def _no(what, instead):
     return f
 
 # %% ../../nbs/tabular/trees.ipynb #3a6d12c5
+class _NoOptimizer:
+    "Nothing is optimized by steps: what `Recorder` and `export` read of an optimizer"
+    hypers = [dict(lr=0.)]
+    def state_dict(self): return {}
+    def load_state_dict(self, sd): pass
+
 class TreeLearner(Learner):
     "A `Learner` whose model is made of trees: see `tree_learner`"
     def __init__(self, dls, model, y_tfm=None, seed=0, **kwargs):
-        self.y_tfm,self.seed = y_tfm,seed
+        self.y_tfm,self.seed,self.facts = y_tfm,seed,None
         super().__init__(dls, model, **kwargs)
-        self.opt = SimpleNamespace(hypers=[dict(lr=0.)])  # what `Recorder` reads; nothing is optimized by steps
+        self.create_opt()
+
+    def create_opt(self): self.opt = _NoOptimizer()
+
+    def export(self, fname='export.pkl', **kwargs):
+        "As `Learner.export`: what `load_learner` gives predicts exactly the same. No row of the data goes into the file"
+        self.facts = row_facts(self.dls.train_ds)
+        try: super().export(fname, **kwargs)
+        finally: self.facts = None
 
     def fit(self,
         n_epoch:int=1, # Grow the trees in so many equal parts, with a line of metrics after each
@@ -188,7 +201,7 @@ class TreeLearner(Learner):
         "A dataloader of new `rows` (a frame, a Series, a dict, a list of dicts), encoded as the training rows: see `rows_dl`"
         catfy,seen = proc(self.dls.train_ds, Categorify),dict(zip(self.dls.train_ds.cat_names, self.model.levels, strict=False))
         levels = {n:[catfy.classes[n][c] for c in codes if c] for n,codes in seen.items()} if catfy is not None else None
-        return rows_dl(self.dls, rows, levels=levels, **kwargs)
+        return rows_dl(self.dls, rows, levels=levels, facts=self.facts, **kwargs)
 
     @contextmanager
     def _quiet(self):
