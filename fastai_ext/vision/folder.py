@@ -8,7 +8,7 @@ __all__ = ['PICTURES', 'walk_pictures', 'FolderRun', 'stamp_folder']
 # %% ../../nbs/vision/folder.ipynb #2240e4e5
 import contextlib, os, pickle, re, sys, tempfile, time
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, wait
-from .workers import Pool, n_cores, stamp_one, why, work_elsewhere
+from .workers import Pool, kept_blocks, n_cores, stamp_one, why, work_elsewhere
 
 # %% ../../nbs/vision/folder.ipynb #9ec278ba
 PICTURES = frozenset('.jpg .jpeg .jpe .jfif .png .apng .gif .webp .tif .tiff .bmp .dib .avif .jp2 .j2k .ppm .pgm .pbm .pnm .tga'.split())
@@ -134,7 +134,7 @@ class FolderRun:
     def _inline(self):
         import warnings
         from PIL import Image
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), kept_blocks():
             warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # told in one line instead
             for rel,_ in self._found(): yield [stamp_one(self.src, self.dst, rel, self.mark, self.options)]
 
@@ -145,7 +145,8 @@ class FolderRun:
             while True:
                 while not self.stopping and len(pending) < 4*self.n_workers and (rels := next(tasks, None)): pending[submit(rels)] = rels
                 if self.stopping:
-                    for f in [f for f in pending if f.cancel()]: del pending[f]
+                    if own: own.stop()
+                    for f in [f for f in pending if (f.cancelled() if own else f.cancel())]: del pending[f]
                 if not pending: return
                 ready,_ = wait(pending, timeout=.2, return_when=FIRST_COMPLETED)
                 lost = []
@@ -158,8 +159,9 @@ class FolderRun:
                 if lost: yield from self._one_by_one(own, lost)
                 if not ready: yield ()
         finally:
-            for f in pending: f.cancel()
-            wait(pending)
+            if not own:  # which `run` closes
+                for f in pending: f.cancel()
+                wait(pending)
 
     def _one_by_one(self, own, rels):
         "After a worker died: find the picture that it died of"

@@ -104,16 +104,16 @@ class Mark:
 
     def draw(self, px, angle=0., opacity=1.):
         "The `Patch` of this mark, `px` pixels along the side that `size` measures, before it is turned by `angle` degrees; kept for the next call"
-        axis = self._axis
-        flat_bytes = lambda v: sum(len(m.getbands())*m.width*m.height for m in v if m)+2000
-        if self.logo is not None:
-            flat = lambda: drawn.get((self._ink, px, axis), lambda: (logo_pixels(self.logo, px, axis),), flat_bytes)[0]
-            make = lambda: Patch(*logo_layers(flat(), angle))
-        else:
-            text = dict(font=self.font, stroke=self.stroke, align=self.align, spacing=self.spacing, direction=self.direction, layout=self.layout)
-            flat = lambda: drawn.get((self._ink, px, axis), lambda: text_masks(self.text, px, axis, **text), flat_bytes)
-            make = lambda: Patch(*text_layers(flat(), angle, self.color, self.stroke_color))
-        return drawn.get((self._ink, px, axis, angle), make, lambda p: p.n_bytes).faded(opacity)
+        return drawn.get((self._ink, px, self._axis, angle), lambda: self._turned(px, angle), lambda p: p.n_bytes).faded(opacity)
+
+    def _turned(self, px, angle):
+        layers = drawn.get((self._ink, px, self._axis), lambda: self._flat(px), lambda v: sum(len(m.getbands())*m.width*m.height for m in v if m)+2000)
+        return Patch(*(logo_layers(layers[0], angle) if self.logo is not None else text_layers(layers, angle, self.color, self.stroke_color)))
+
+    def _flat(self, px):
+        "What is drawn before it is turned"
+        if self.logo is not None: return (logo_pixels(self.logo, px, self._axis),)
+        return text_masks(self.text, px, self._axis, self.font, self.stroke, self.align, self.spacing, self.direction, self.layout)
 
     def place(self,
         size:tuple,  # (width, height) of the picture, pixels

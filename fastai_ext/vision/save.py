@@ -260,7 +260,10 @@ def _write(src, part, dst, mark, seed, key, quality, lossless, orient, strip_gps
             im.seek(0)
             how = _quality(im, src, fmt, quality)
             res,more = frames[0],_animation(im, frames, durations, fmt)
-        try: res.save(part, format=fmt, **{**kept, **how, **more})
+        try:
+            if fmt == 'JPEG':  # the codec writes by itself: nothing to buffer, or to look up, for it
+                with open(part, 'wb', buffering=0) as f: res.save(f, format=fmt, **kept, **how)
+            else: res.save(part, format=fmt, **{**kept, **how, **more})
         except (OSError, KeyError) as e:
             if 'cannot write mode' not in str(e): raise
             raise ValueError(f"save_stamped: {fmt} cannot hold a picture of mode {res.mode}; give {os.path.basename(dst)} another suffix, such as .png") from e
