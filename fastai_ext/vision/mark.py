@@ -84,7 +84,7 @@ class Mark:
         key = tuple(tuple(v) if isinstance(v, list) else v for v in d.values())
         random = d['pos']=='random' or isinstance(d['pos'], list) or any(map(_is_range, d['pos'] if isinstance(d['pos'], tuple) else ()))
         random = random or (d['pos']=='tile' and d['jitter']>0) or any(_is_range(d[n]) for n in ('size','margin','opacity','rotate','gap'))
-        self.__dict__.update(d, _args=d, _key=key, _fixed=None if random else {}, _hash=hash(key), _ink=tuple(d[n] for n in ink))
+        self.__dict__.update(d, _args=d, _key=key, _fixed=None if random else {}, _hash=hash(key), _size=None, _ink=tuple(d[n] for n in ink))
         w,h = self._natural() if d['rel']=='short' else (1,1)
         self.__dict__['_axis'] = int(d['rel']=='height' or h>w)
 
@@ -160,8 +160,10 @@ class Mark:
 
     def _natural(self):
         "(width, height) in proportion, before turning"
-        if self.logo is not None: return self.logo.size
-        return text_size(self.text, self.font, self.stroke, self.align, self.spacing, self.direction, self.layout)
+        if self._size is None:
+            text = self.text, self.font, self.stroke, self.align, self.spacing, self.direction, self.layout
+            self.__dict__['_size'] = self.logo.size if self.logo is not None else text_size(*text)
+        return self._size
 
     def _fitting(self, px, angle, room):
         "`px`, or less where the turned mark would not fit into `room`; None to skip the picture"

@@ -177,7 +177,9 @@ class Patch:
         return (4 if self.solid else 16)*self.size[0]*self.size[1]+2000
     def faded(self, opacity):
         "The same ink at another opacity; the last two are kept"
-        kept = self.memo.setdefault('faded', OrderedDict())
+        kept = self.memo.get('faded')
+        if kept is None: kept = self.memo.setdefault('faded', OrderedDict())
+        elif len(kept)==1 and opacity in kept: return kept[opacity]
         p = kept.get(opacity) or Patch(self.solid or self._fg, self.a, opacity, self.memo)
         kept[opacity] = p
         if len(kept) > 2: kept.popitem(last=False)

@@ -231,10 +231,11 @@ def _write(src, part, dst, mark, seed, key, quality, lossless, orient, strip_gps
         fmt = _format(src, dst, im)
         n_frames = getattr(im, 'n_frames', 1) if im.format in ('GIF','WEBP','PNG','AVIF','TIFF') and fmt in ('GIF','WEBP','PNG','AVIF','TIFF') else 1
         def place(f):
-            o = exif_orientation(f) if orient else 1
+            o = exif_orientation(f) if orient and not upright else 1
             return mark.place(f.size[::-1] if o>4 else f.size, seed, key, split).turned(o)
         try: im.load()
         except (OSError, SyntaxError, ValueError, EOFError) as e: raise OSError(f"{src}: not a whole picture ({e})") from e
+        upright = im.format == 'JPEG' and not im.info.keys() & {'exif','xmp'}  # nothing that could say otherwise
         kept = _metadata(im, fmt, strip_gps)
         same = fmt == ('JPEG' if im.format=='MPO' else im.format) and quality == 'keep' and not strip_gps
         if n_frames == 1:
