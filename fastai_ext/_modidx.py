@@ -983,6 +983,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'fastai_ext/vision/mark.py'),
                                         'fastai_ext.vision.mark.Mark._turned': ( 'vision/mark.html#mark._turned',
                                                                                  'fastai_ext/vision/mark.py'),
+                                        'fastai_ext.vision.mark.Mark._unchecked': ( 'vision/mark.html#mark._unchecked',
+                                                                                    'fastai_ext/vision/mark.py'),
                                         'fastai_ext.vision.mark.Mark.draw': ('vision/mark.html#mark.draw', 'fastai_ext/vision/mark.py'),
                                         'fastai_ext.vision.mark.Mark.new': ('vision/mark.html#mark.new', 'fastai_ext/vision/mark.py'),
                                         'fastai_ext.vision.mark.Mark.place': ('vision/mark.html#mark.place', 'fastai_ext/vision/mark.py'),

@@ -101,6 +101,10 @@ class Mark:
     def new(self, **kwargs):
         "The same mark with some arguments changed"
         return type(self)(**{**self._args, **kwargs})
+    def _unchecked(self, **kwargs):
+        m = object.__new__(type(self))
+        m._set({**self._args, **kwargs})
+        return m
 
     def draw(self, px, angle=0., opacity=1.):
         "The `Patch` of this mark, `px` pixels along the side that `size` measures, before it is turned by `angle` degrees; kept for the next call"
@@ -269,7 +273,7 @@ class MarkSampler:
         if not 0<=valid_pct<1: raise ValueError(f"MarkSampler: valid_pct={valid_pct} is not a part; give a number from 0 to below 1")
         self.texts = random_texts(texts, split_seed) if isinstance(texts, int) else list(texts or ())
         font,color = kwargs.pop('font', None),kwargs.pop('color', 'white')
-        self.fonts,self.colors,self.kwargs,self._marks = list(fonts or (font,)),list(colors or (color,)),kwargs,{}
+        self.fonts,self.colors,self.kwargs,self._marks,self._first = list(fonts or (font,)),list(colors or (color,)),kwargs,{},None
         if isinstance(logos, (str,Path)):
             if not Path(logos).is_dir(): raise ValueError(f"MarkSampler: logos={str(logos)!r} is not a folder; give a folder, or a list of pictures")
             ext = {e for e,f in Image.registered_extensions().items() if f in Image.OPEN}
@@ -294,7 +298,9 @@ class MarkSampler:
         key = text,logo,font,color
         if key not in self._marks:
             if len(self._marks)>1000: self._marks.clear()
-            self._marks[key] = Mark(text, logo, font=font, color=color, **self.kwargs)
+            if self._first is None: self._first = Mark(text, logo, font=font, color=color, **self.kwargs)
+            # texts, fonts and colours were checked once, in the first process
+            self._marks[key] = self._first._unchecked(text=text, logo=logo, font=None if font is None else str(font), color=rgb(color))
         return self._marks[key]
 
     def choose(self, seed=0, key='', split=0) -> Mark:
