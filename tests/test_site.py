@@ -2,18 +2,22 @@
 import filecmp, re, subprocess, sys
 
 import pytest
+from filelock import FileLock
 
 from conftest import notebooks, root
 
 browser = pytest.importorskip('browser', reason="websockets is not installed: pip install -e '.[dev]'")
-pytestmark = pytest.mark.xdist_group('site')  # one worker builds the site, once
 build = [sys.executable, root/'nbs/_sphinx/build.py']
 
 @pytest.fixture(scope='module')
-def site(tmp_path_factory):
-    out = tmp_path_factory.mktemp('site')/'html'
-    res = subprocess.run([*build, '--out', out], cwd=root, capture_output=True, text=True)
-    assert res.returncode == 0, res.stdout + res.stderr[-8000:]
+def site(tmp_path_factory, worker_id):
+    "One build for all workers: whoever comes first builds, the others wait for it"
+    base = tmp_path_factory.getbasetemp()
+    out = (base if worker_id == 'master' else base.parent)/'site'
+    with FileLock(f'{out}.lock'):
+        if not out.exists():
+            res = subprocess.run([*build, '--out', out], cwd=root, capture_output=True, text=True)
+            assert res.returncode == 0, res.stdout + res.stderr[-8000:]
     return out
 
 @pytest.fixture(scope='module')
