@@ -29,6 +29,7 @@ def pages(site): return sorted(p.relative_to(site).as_posix() for p in site.rglo
 
 def test_every_notebook_has_its_page(site):
     for nb in notebooks(): assert (site/nb.relative_to('nbs').with_suffix('.html')).exists(), nb
+    assert '%%' not in (site/'index.html').read_text(encoding='utf-8'), 'a comment of some source became a heading of the sidebar'
 
 def test_a_search_finds_a_public_name(site, tab):
     tab.width(1280)
