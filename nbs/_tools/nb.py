@@ -50,6 +50,15 @@ def clean(path): subprocess.run(['nbdev-clean', '--fname', str(path)], check=Tru
 
 def export(): subprocess.run(['nbdev-export'], check=True, cwd=root)
 
+def settled(outputs):
+    "`outputs` without what depends on the machine: tqdm's warning, which names folders, and where a slow cell's printing was cut in pieces"
+    res = []
+    for o in outputs:
+        if 'TqdmWarning' in o.get('text', ''): continue
+        if res and o.output_type == 'stream' == res[-1].output_type and o.name == res[-1].name: res[-1].text += o.text
+        else: res.append(o)
+    return res
+
 def run(path, timeout=1800):
     "Run the notebook `path` in a fresh kernel and save it with its outputs, cleaned; on an error nothing is saved"
     path = Path(path).resolve()
@@ -58,6 +67,8 @@ def run(path, timeout=1800):
     nb.cells = [c for c in nb.cells if c.source.strip()]
     with TemporaryDirectory() as tmp:  # as the tests do: nothing is left beside the notebook, and a text file there hides no package of its name
         NotebookClient(nb, timeout=timeout, kernel_name='python3', resources={'metadata': {'path': tmp}}).execute()
+    for c in nb.cells:
+        if c.cell_type == 'code': c.outputs = settled(c.outputs)
     nbformat.write(nb, path)
     clean(path)
     print(path.relative_to(root))
