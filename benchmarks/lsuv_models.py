@@ -2,14 +2,14 @@
 
 Prints for each model how many weights LSUV scaled in its one pass, the largest distance of a scaled layer's std from 1 as plain
 hooks measure it in another pass, and why the others were left alone, named one by one in the record."""
-import argparse, time, warnings
+import time
 from collections import Counter
 
 import torch
 from fastai_ext.init.lsuv import lsuv
 from fastai_ext.init.probe import forward
 from fastai_ext.weights import weights
-from zoo import zoo
+from zoo import sweep
 
 def inputs(name, batch):
     "One batch; for the models that the zoo has none for, pictures as they take them"
@@ -36,29 +36,9 @@ def one(name, make, batch):
     seconds = time.perf_counter()-start
     named = {r.weight for r in rows}
     missing = [w.name for w in weights(model) if w.is_matrix and not {w.name, w.full_name, *w.tied} & named]
-    return rows, missing, worst(model, x, rows), seconds, all(p.isfinite().all() for p in model.parameters())
+    off,finite = worst(model, x, rows),all(p.isfinite().all() for p in model.parameters())
+    left = Counter(r.note.partition(':')[0] for r in rows if r.note)
+    line = f"{len(rows):8}{sum(r.scale > 0 for r in rows):8}  {off:7.1e} {seconds:6.2f}   {dict(left) or ''}"
+    return line, [f'MISSING {missing[:3]}']*bool(missing) + ['NOT FINITE']*(not finite) + ['OFF']*(off > 1e-3)
 
-def main():
-    ap = argparse.ArgumentParser()
-    ap.add_argument('--only', default='', help='part of a library or model name')
-    ap.add_argument('--timm', default='.*', help="regular expression over timm's modules")
-    args = ap.parse_args()
-    warnings.simplefilter('ignore')
-    bad = done = 0
-    print(f"{'library':13}{'model':44}{'weights':>8}{'scaled':>8}  |std-1|      s   left alone")
-    for lib,name,make,batch in zoo(args.timm):
-        if args.only not in f'{lib} {name}': continue
-        done += 1
-        try: rows,missing,off,s,finite = one(name, make, batch)
-        except Exception as e:
-            bad += 1
-            print(f"{lib:13}{name[:43]:44} FAILED {type(e).__name__}: {str(e)[:150]}", flush=True)
-            continue
-        scaled = sum(r.scale > 0 for r in rows)
-        left = Counter(r.note.partition(':')[0] for r in rows if r.note)
-        faults = [f'MISSING {missing[:3]}']*bool(missing) + ['NOT FINITE']*(not finite) + ['OFF']*(off > 1e-3)
-        bad += bool(faults)
-        print(f"{lib:13}{name[:43]:44}{len(rows):8}{scaled:8}  {off:7.1e} {s:6.2f}   {dict(left) or ''} {' '.join(faults)}", flush=True)
-    print(f'{done} models, {bad} with faults')
-
-if __name__ == '__main__': main()
+if __name__ == '__main__': sweep(__doc__, f"{'weights':>8}{'scaled':>8}  |std-1|      s   left alone", one)

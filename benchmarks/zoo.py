@@ -1,7 +1,7 @@
 """Small, randomly started models of every family: fastai, torchvision, timm, Hugging Face.
 
-`zoo()` yields (library, name, function that makes the model, function that makes an input batch or None)."""
-import re, warnings
+`zoo()` yields (library, name, function that makes the model, function that makes an input batch or None); `sweep` runs something on each."""
+import argparse, re, warnings
 from functools import partial
 
 import torch
@@ -113,3 +113,21 @@ def zoo(timm='.*'):
     yield from torchvision_zoo()
     yield from hf_zoo()
     yield from timm_zoo(timm)
+
+def sweep(doc, head, one):
+    "Print `one(name, make, batch)`, a line and a list of faults, for each model that the command line asks for"
+    ap = argparse.ArgumentParser(description=doc.splitlines()[0])
+    ap.add_argument('--only', default='', help='part of a library or model name')
+    ap.add_argument('--timm', default='.*', help="regular expression over timm's modules")
+    args = ap.parse_args()
+    warnings.simplefilter('ignore')
+    bad = done = 0
+    print(f"{'library':13}{'model':44}{head}")
+    for lib,name,make,batch in zoo(args.timm):
+        if args.only not in f'{lib} {name}': continue
+        done += 1
+        try: line,faults = one(name, make, batch)
+        except Exception as e: line,faults = '',[f'FAILED {type(e).__name__}: {str(e)[:150]}']
+        bad += bool(faults)
+        print(f"{lib:13}{name[:43]:44}{line} {' '.join(faults)}", flush=True)
+    print(f"{done} models, {bad} with faults")

@@ -20,10 +20,10 @@ class Role:
     kind:str  # one of `matrix_kinds`, or embedding, norm, bias, prelu, scale, position, other
     fan_in:int|float|None=None   # Inputs that one output sums; for a bias those of its layer; None where nothing is summed
     fan_out:int|float|None=None  # Outputs that one input reaches
-    block:str=''       # Name of the block in a packed tensor: i f g o, r z n, q k v, out
+    block:str=''       # Name of the block in a packed tensor: i f g o, r z n, q k v, out, gate up
     index:tuple=()     # Where the block lies in the tensor
     groups:int=1       # Independent matrices stacked along the outputs
-    layout:str=''      # '' is (out, in, ...), 'io' is (in, out), 'conv_t' is a transposed convolution's (in, out/groups, ...)
+    layout:str=''      # '' is (out, in, ...), 'io' (in, out), 'conv_t' a transposed convolution's (in, out/groups, ...), 'goi' and 'gio' (groups, ...)
     pad:int|None=None  # Row of an embedding that stays zero
 
 # %% ../nbs/roles.ipynb #4f69e004
@@ -92,6 +92,19 @@ def _dense(m, attr, shape, child, parent):
     if attr != 'weight': return [Role('bias', n_in, n_out, block)]
     return [Role('attention' if block else 'linear', n_in, n_out, block, layout=layout)]
 
+# %% ../nbs/roles.ipynb #bcee01c9
+def _is_experts(m, attr, shape):
+    return len(shape)==3 and 'bias' not in attr and (getattr(m, 'num_experts', None)==shape[0] or 'experts' in type(m).__name__.lower())
+
+def _experts(m, attr, shape):
+    "(experts, out, in), or (experts, in, out) where the layer says that it is transposed"
+    flip = getattr(m, 'is_transposed', False)
+    n,(o,i) = shape[0],shape[:0:-1] if flip else shape[1:]
+    layout,dims = ('gio',(slice(None),)*2) if flip else ('goi',(slice(None),))
+    if 'gate_up' not in attr: return [Role('linear', i, o, groups=n, layout=layout)]
+    halves = [slice(0,o//2),slice(o//2,o)] if getattr(m, 'is_concatenated', True) else [slice(0,o,2),slice(1,o,2)]
+    return [Role('linear', i, o//2, b, (*dims,s), n, layout) for b,s in zip(('gate','up'), halves)]
+
 # %% ../nbs/roles.ipynb #fdb3d4fd
 _norms = (_NormBase, nn.LayerNorm, nn.GroupNorm) + ((nn.RMSNorm,) if hasattr(nn,'RMSNorm') else ())
 _position = re.compile(r'pos_?emb|att(entio)?n_bias|position|rel_pos|relative_|_token|tokens?$|query_embed|latents?$|prompt', re.I)
@@ -131,6 +144,9 @@ def roles(
     if (isinstance(m, nn.Linear) or _is_conv1d(m)) and attr in ('weight','bias'):
         if type(m).__name__ == 'NonDynamicallyQuantizableLinear': child,parent = 'out_proj','attention'
         return _dense(m, attr, shape, child, parent)
+    if _is_experts(m, attr, shape): return _experts(m, attr, shape)
+    w = getattr(m, attr.removesuffix('_bias'), None)
+    if attr.endswith('_bias') and w is not None and _is_experts(m, '', w.shape): return [Role('bias', _experts(m, '', w.shape)[0].fan_in, shape[-1])]
     for types,f in ((_ConvNd,_conv), (nn.Bilinear,_bilinear), ((nn.Embedding,nn.EmbeddingBag),_embedding)):
         if isinstance(m, types) and attr in ('weight','bias'):
             if attr == 'weight': return f(m, attr, shape)

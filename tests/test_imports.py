@@ -32,8 +32,8 @@ def family(name):
 def families(name): return {family(m) for m in imported(name)} - {'', family(name)}
 
 allowed = {
-    'weights': {'roles', 'effective'}, 'roles': {'effective'}, 'effective': set(),
-    'init': {'weights', 'roles', 'effective'}, 'regularize': {'weights', 'roles', 'effective'}, 'losses': set(),
+    'table': set(), 'weights': {'roles', 'effective', 'table'}, 'roles': {'effective'}, 'effective': set(),
+    'init': {'weights', 'roles', 'effective', 'table'}, 'regularize': {'weights', 'roles', 'effective'}, 'losses': set(),
     'tabular': set(), 'vision': set(), 'contract': set(),
 }
 free = {'callbacks', 'demo', 'guide', 'all', ''}  # those may know everybody
@@ -50,7 +50,7 @@ def test_arrows_point_one_way(name):
     assert families(name) <= allowed[family(name)]
 
 def test_weights_know_torch_only():
-    for name in ('fastai_ext.weights', 'fastai_ext.roles', 'fastai_ext.effective'):
+    for name in ('fastai_ext.weights', 'fastai_ext.roles', 'fastai_ext.effective', 'fastai_ext.table'):
         tree = ast.parse((root/modules[name]).read_text(encoding='utf-8'))
         tops = [n for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom)) and not getattr(n, 'level', 0)]
         names = {(a.name if isinstance(n, ast.Import) else n.module).split('.')[0] for n in tops for a in n.names}
@@ -99,7 +99,7 @@ def names_of(module): return getattr(importlib.import_module(module), '__all__',
 def test_public_names_exist(name): assert [n for n in names_of(name) if not hasattr(importlib.import_module(name), n)] == []
 
 engines = {  # called by other modules of the package; a user who needs one imports it by its path
-    'fastai_ext.demo', 'fastai_ext.demo_page', 'fastai_ext.demo_runs', 'fastai_ext.demo_show', 'fastai_ext.effective', 'fastai_ext.roles',
+    'fastai_ext.demo', 'fastai_ext.demo_page', 'fastai_ext.demo_runs', 'fastai_ext.demo_show', 'fastai_ext.effective', 'fastai_ext.roles', 'fastai_ext.table',
     'fastai_ext.init.probe', 'fastai_ext.init.recipes', 'fastai_ext.init.sandbox', 'fastai_ext.init.special',
     'fastai_ext.init.schemes',  # `ones`, `normal` and the like are common names; `scheme` and `schemes` are in `all`
     'fastai_ext.vision.command', 'fastai_ext.vision.patch', 'fastai_ext.vision.workers',

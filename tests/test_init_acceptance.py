@@ -13,7 +13,6 @@ from fastai.vision.all import MixedPrecision
 from fastai_ext.init.callback import Init
 from fastai_ext.init.policy import init_plan
 from fastai_ext.init.schemes import sparse
-from fastai_ext.weights import weights
 
 def start(m, scheme='auto', seed=0, **kw): init_plan(m, scheme, **kw).apply(seed); return m
 def std(m, *shape):
@@ -223,15 +222,24 @@ def test_15_unet_learner_body_is_kept(tmp_path):
     assert not [r.name for r in plan.changed if r.name.startswith('layers.0.')] and plan.changed
 
 def test_15_text_encoder_is_kept(tmp_path):
-    from fastai.text.models import AWD_LSTM, get_text_classifier
-    cfg = dict(emb_sz=16, n_hid=24, n_layers=1, pad_token=1, bidir=False, output_p=.1, hidden_p=.1, input_p=.1, embed_p=.1, weight_p=.1)
-    make = lambda cbs=None: Learner(DataLoaders([], []), get_text_classifier(AWD_LSTM, 60, 2, config=dict(cfg)), loss_func=CrossEntropyLossFlat(), cbs=cbs)
-    saved = make().model[0].state_dict()  # random like a fresh one: only the load itself tells
-    learn = make(Init())
-    learn.model[0].load_state_dict(saved)
-    kept = init_plan(learn, since=learn.init.since).kept
-    assert {w.name for w in weights(learn.model[0])} <= {r.name.removeprefix('0.') for r in kept if 'loaded' in r.reason}
-    assert init_plan(learn, since=learn.init.since).changed
+    import pandas as pd
+    from fastai.text.all import AWD_LSTM, TextDataLoaders, awd_lstm_clas_config, awd_lstm_lm_config, language_model_learner, text_classifier_learner
+    words = 'a good film with a slow start and a fine end'.split()
+    df = pd.DataFrame(dict(text=[' '.join(words[i % 5:]*3) for i in range(24)], label=['no','yes']*12))
+    small = dict(emb_sz=16, n_hid=24, n_layers=1)
+    lm_dls = TextDataLoaders.from_df(df, tmp_path, text_col='text', is_lm=True, bs=4, seq_len=8, seed=0)
+    dls = TextDataLoaders.from_df(df, tmp_path, text_col='text', label_col='label', text_vocab=lm_dls.vocab, bs=4, seed=0)
+    lm = language_model_learner(lm_dls, AWD_LSTM, pretrained=False, path=tmp_path, config={**awd_lstm_lm_config, **small})
+    lm.save_encoder('encoder')  # random like a fresh one: only the load itself tells
+    learn = text_classifier_learner(dls, AWD_LSTM, pretrained=False, path=tmp_path, config={**awd_lstm_clas_config, **small}, cbs=Init())
+    learn.load_encoder('encoder')
+    encoder = {n: p.clone() for n,p in learn.model[0].named_parameters()}
+    head = learn.model[1].layers[0][2].weight.clone()
+    learn.unfreeze()
+    fit(learn)
+    assert all(torch.equal(p, encoder[n]) for n,p in learn.model[0].named_parameters())
+    assert not torch.equal(learn.model[1].layers[0][2].weight, head)
+    assert {r['reason'] for r in learn.init.record if r['name'].startswith('0.')} == {'loaded or changed after the Learner was made'}
 
 def test_16_loads_are_seen(tmp_path):
     other = small_learner(tmp=tmp_path)

@@ -18,8 +18,10 @@ from fastprogress.fastprogress import progress_bar
 
 from .lsuv import lsuv
 from .policy import init_plan
-from .probe import Table,check_batch,check_ready,peek_batch,rng_kept,unwrap
+from .probe import check_batch,check_ready,peek_batch,rng_kept
 from .sandbox import learner_kept
+from ..table import Table
+from ..weights import unwrap
 
 # %% ../../nbs/init/find.ipynb #b395c62c
 _defaults = ('as it is','kaiming_normal','xavier_normal','orthogonal','lsuv','lsuv orthogonal')

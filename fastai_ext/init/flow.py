@@ -214,4 +214,9 @@ def flow(
         if isinstance(m, nn.MultiheadAttention):
             if n in res and f'{n}.out_proj' in found: found[f'{n}.out_proj'] = res[n]
             if n in found: found[n] = Follow(how=found[n].how)
+        for r,w in ((r,f'{n}.{a}') for a,p in m._parameters.items() if p is not None and p.ndim==3 for r in roles(m, a, p.shape)):
+            if r.layout not in ('goi','gio'): continue  # experts: gate, up and down in one layer
+            inner = 'down' in w or w.endswith('w2')
+            act = () if inner or r.block=='up' or (held := _held(m)) is None else _act(held)
+            found[f'{w}[{r.block}]' if r.block else w] = Follow(*act, residual=inner, how='order')
     return found

@@ -18,9 +18,10 @@ from fastai.callback.core import Callback,TrainEvalCallback
 from fastcore.basics import store_attr
 
 from .callback import Init,_forget
-from .probe import Table,check_batch,check_ready,forward,rng_kept,train_batch,unwrap
+from .probe import check_batch,check_ready,forward,rng_kept,train_batch
 from .provenance import provenance,versions
-from ..weights import weights
+from ..table import Table
+from ..weights import unwrap,weights
 
 # %% ../../nbs/init/lsuv.ipynb #64e84e74
 def _wide(t): return t if t.dtype==torch.float64 else t.float()
@@ -62,7 +63,7 @@ class _Site:
     "One matrix, the layers that use it, and what is done to their output"
     def __init__(self, ws, by_name, std, seen):
         w = ws[0]
-        self.ws,self.effective,self.std,self.seen,self.undo,self.s = ws,w.effective,std,seen,[],None
+        self.ws,self.effective,self.std,self.seen,self.undo,self.own,self.s = ws,w.effective,std,seen,[],None,None
         paths = [n.rpartition('.')[0] for n in (w.full_name, *w.tied)]
         mods = [by_name[p] for p in paths]
         self.rows = [Scaled(w.full_name, type(mods[0]).__name__)]
@@ -77,7 +78,21 @@ class _Site:
 
     def keep(self): self.undo += [(p, p.clone()) for p in self.effective.params]
     def take_back(self):
+        "All is as before"
+        self._own()
         for p,saved in reversed(self.undo): p.copy_(saved)
+
+    def lend(self, q):
+        "Run on the numbers `q` in place of the weight's own, which stay whole beside them"
+        p = self.effective.param
+        self.own,p.data = p.data,q.to(p.dtype)
+
+    def _own(self):
+        "The weight's own memory again; returns what was lent"
+        if self.own is None: return
+        p = self.effective.param
+        q,p.data,self.own = p.data,self.own,None
+        return q
 
     def hook(self, m, args, kwargs, out):
         "At the first call find the scale; at every call return the rescaled output"
@@ -112,10 +127,12 @@ class _Site:
         self.left(why)
 
     def write(self):
-        "After the pass: the weight of a known layer, in place"
-        if not self.plain or not self.s > 0: return
-        p = self.effective.param
-        p.mul_(self.s) if p.dtype in (torch.float32, torch.float64) else p.copy_(p.float()*self.s)
+        "After the pass: the weight of a known layer, in place; what was not scaled is as before"
+        if not any(r.scale > 0 for r in self.rows): return self.take_back()
+        if not self.plain: return
+        p,q = self.effective.param,self._own()
+        if p.dtype in (torch.float32, torch.float64): torch.mul(p if q is None else q, self.s, out=p)
+        else: p.copy_((p if q is None else q).float()*self.s)
 
 class _Projections(_Site):
     "The query, key and value projections of `nn.MultiheadAttention`, each block to its own scale"
@@ -187,6 +204,7 @@ def _sites(model, only, skip, std, force, since, seen):
         w = ws[0]
         s = (_Projections if isinstance(w.module, nn.MultiheadAttention) else _Site)(ws, by_name, std, seen)
         if w.kind.startswith('rnn'): s.left('recurrent: its gates bound the output at any scale')
+        elif w.role.layout in ('goi','gio') and 'down' not in w.attr: s.left('inside a mixture of experts: only the last matrix shows in its output')
         elif w.kind=='embedding': s.left(f"tied with {', '.join(w.tied)}: the embedding's scale holds")
         elif not force and (w.frozen or w.name in known): s.left(known.get(w.name, 'frozen'))
         sites.append(s)
@@ -194,10 +212,15 @@ def _sites(model, only, skip, std, force, since, seen):
 
 def _orthogonalize(sites, seed):
     for i,s in enumerate(sites):
-        s.keep()
+        lent = s.plain and not s.ws[0].role.layout and type(s.effective.param) is nn.Parameter
+        if not lent: s.keep()
+        qs = []
         for w in s.ws:
             gen = torch.Generator(w.param.device).manual_seed(seed+i)
-            if w.data[(0,)*len(w.shape)] or w.data.any(): w.set(orthonormal(w.shape, w.groups, gen, w.param.device))
+            zero = not (w.data[(0,)*len(w.shape)] or w.data.any())
+            qs.append(w.data if zero else orthonormal(w.shape, w.groups, gen, w.param.device))
+            if not (lent or zero): w.set(qs[-1])
+        if lent: s.lend(torch.cat(qs) if len(qs)>1 else qs[0])
 
 @torch.no_grad()
 def _one_pass(net, xb, sites, orthogonal, train, seed):
@@ -213,7 +236,9 @@ def _one_pass(net, xb, sites, orthogonal, train, seed):
     try:
         if orthogonal: _orthogonalize(live, seed)
         forward(net, xb, hooks, {m: projections(ss) for m,ss in pre.items()}, train=train, seed=seed)
-        for s in live: s.left('not called as a layer in this pass') if s.s is None else s.write()
+        for s in live:
+            if s.s is None: s.left('not called as a layer in this pass')
+            s.write()
     except BaseException:
         for s in reversed(live): s.take_back()
         raise

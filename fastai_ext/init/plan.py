@@ -9,12 +9,11 @@ __all__ = ['Planned', 'Plan']
 import inspect, zlib
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from html import escape
 import torch
-from fastcore.foundation import L
 from .gain import gain
 from .probe import rng_kept
 from .schemes import scheme as _scheme, _free
+from ..table import Table
 from ..weights import _as_list
 
 # %% ../../nbs/init/plan.ipynb #9a87949a
@@ -50,26 +49,10 @@ class Planned:
         if w.kind == 'norm' and hasattr(w.module, 'reset_running_stats'): w.module.reset_running_stats()
 
 # %% ../../nbs/init/plan.ipynb #a406ecf5
-class Plan(L):
+class Plan(Table):
     "An `L` of `Planned` that shows itself as a table"
-    def _rows(self):
-        yield 'name','kind','scheme','fan','gain','reason'
-        num = lambda x: '' if x is None else f'{x:.4g}'
-        for r in self: yield r.name, r.weight.kind, r.scheme or '–', num(r.fan), num(r.gain), r.reason
-
-    def __repr__(self):
-        if not all(isinstance(r, Planned) for r in self): return super().__repr__()
-        rows = list(self._rows())
-        widths = [max(map(len, c)) for c in zip(*rows, strict=True)]
-        return '\n'.join('  '.join(c.ljust(n) for c,n in zip(r, widths, strict=True)).rstrip() for r in rows)
-
-    __str__ = __repr__
-    def _repr_html_(self):
-        if not all(isinstance(r, Planned) for r in self): return None
-        head,*rows = self._rows()
-        tr = lambda r,t: '<tr>' + ''.join(f'<{t}>{escape(c)}</{t}>' for c in r) + '</tr>'
-        return '<table>' + tr(head,'th') + ''.join(tr(r,'td') for r in rows) + '</table>'
-    _repr_markdown_ = None
+    of,cols = Planned,('name','kind','scheme','fan','gain','reason')
+    def cells(self, r): return r.name, r.weight.kind, r.scheme or '–', r.fan, r.gain, r.reason
 
     @property
     def changed(self): "The rows that change something"; return Plan(r for r in self if r.scheme)
@@ -88,8 +71,7 @@ class Plan(L):
 
     def record(self):
         "The plan as plain dicts, to keep with a Learner"
-        keys = 'name','kind','scheme','fan','gain','reason'
-        return [dict(zip(keys, (r.name, r.weight.kind, r.scheme, r.fan, r.gain, r.reason), strict=True)) for r in self]
+        return [dict(zip(self.cols, (r.name, r.weight.kind, r.scheme, r.fan, r.gain, r.reason), strict=True)) for r in self]
 
 # %% ../../nbs/init/plan.ipynb #0d06dded
 def _name(f): return getattr(f, '__name__', type(f).__name__).strip('_')

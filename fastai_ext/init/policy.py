@@ -11,12 +11,11 @@ from collections import Counter
 from torch import nn
 from .flow import Follow, flow
 from .plan import Plan, Planned, _args, _fixed, _left, _named
-from .probe import unwrap
 from .provenance import provenance
 from .recipes import recipes
 from .schemes import scheme as _scheme, schemes
 from ..roles import is_norm
-from ..weights import weights
+from ..weights import unwrap, weights
 
 # %% ../../nbs/init/policy.ipynb #dca3f20f
 def _constant(t): return t.numel() > 1 and bool((t == t.flatten()[0]).all())
@@ -72,7 +71,7 @@ def _auto(model, fl, ws, only):
     meant = {w.name: meant[id(w)] for w in every if id(w) in meant}
     branches = sum(f.residual for f in fl.values())
     for w in ws:
-        f = fl.get(w.full_name.rpartition('.')[0], Follow())
+        f = fl.get(w.name) or fl.get(w.full_name.rpartition('.')[0], Follow())
         if w.name in meant: yield Planned(w, reason=meant[w.name])
         else:
             name,kw,why = _rule(w, f, family, branches)

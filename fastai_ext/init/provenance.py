@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from .schemes import _cut
 from ..roles import is_norm
-from ..weights import _bare, weights
+from ..weights import unwrap, weights
 
 # %% ../../nbs/init/provenance.ipynb #cbcc307b
 def _spread(rows):
@@ -149,5 +149,5 @@ def provenance(
 )->dict: # Name of each weight that was loaded or trained, to how that is known
     "Weights that should not be overwritten"
     ws = weights(model)
-    net = _bare(model if isinstance(model, nn.Module) else model.model)
+    net = unwrap(model if isinstance(model, nn.Module) else model.model)
     return {**_by_numbers(ws), **_by_hub(net, ws), **({} if isinstance(model, nn.Module) else _by_learner(model, ws, since))}

@@ -17,9 +17,10 @@ from fastai.learner import Learner
 from fastcore.basics import patch
 from fastcore.foundation import L
 
-from .probe import Table,check_batch,check_ready,fp32,peek_batch,set_mode,unwrap
+from .probe import check_batch,check_ready,fp32,peek_batch,set_mode
 from .sandbox import learner_kept
-from ..weights import weights
+from ..table import Table
+from ..weights import unwrap,weights
 
 # %% ../../nbs/init/report.ipynb #57429c69
 @dataclass

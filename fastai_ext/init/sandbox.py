@@ -13,7 +13,8 @@ from fastai.callback.progress import CSVLogger,ProgressCallback
 from fastai.optimizer import OptimWrapper
 from fastcore.foundation import L
 
-from .probe import loader_kept,model_kept,rng_kept,unwrap
+from .probe import loader_kept,model_kept,rng_kept
+from ..weights import unwrap
 
 # %% ../../nbs/init/sandbox.ipynb #90623717
 def _copied(o, memo):

@@ -6,7 +6,7 @@
 __all__ = ['picture_key', 'stamp_batch', 'Watermark', 'WatermarkBatch']
 
 # %% ../../nbs/vision/augment.ipynb #fafa01f9
-import functools, random, zlib
+import functools, zlib
 import numpy as np, torch
 from PIL import Image
 from fastai.data.core import TfmdDL
@@ -17,7 +17,7 @@ from fastai.vision.augment import RandTransform
 from fastai.vision.core import PILImage
 from fastcore.basics import store_attr
 from fastcore.meta import delegates
-from .mark import Mark
+from .mark import Mark, _uniforms
 from .patch import opacity_table
 from .stamp import stamp
 
@@ -134,7 +134,7 @@ class _Watermark(RandTransform):
         else:
             self.seen[key] = visit = self.seen.get(key, -1)+1
             key = f'{key}/{self.epoch}/{visit}'
-        if self.p<1 and random.Random(f'{self.seed}/p/{key}').random() >= self.p: return None
+        if self.p<1 and _uniforms(self.seed, 'p', key)[0] >= self.p: return None
         return self.mark.place(size, self.seed, key, 1 if self.split==1 else 0)
 
 @delegates(Mark.__init__)

@@ -18,7 +18,7 @@ def walk_pictures(
     recursive:bool=True,  # Enter the folders inside it
     rel='',               # Where below it to begin
 ):
-    "Yield ('picture', relative path, bytes), ('other', relative path, 0) and ('failed', relative path, error) in the order of the file system"
+    "Yield ('picture', relative path, None), ('other', relative path, None) and ('failed', relative path, error) in the order of the file system"
     try: entries = os.scandir(os.path.join(src, rel))
     except OSError as e:
         yield 'failed',rel,e
@@ -26,12 +26,11 @@ def walk_pictures(
     folders = []
     with entries:
         for e in entries:
-            path = os.path.join(rel, e.name)
-            if e.name.startswith('.'): continue
+            name = e.name
+            if name.startswith('.'): continue
+            path = os.path.join(rel, name) if rel else name
             if e.is_dir(follow_symlinks=False): folders.append(path)
-            elif os.path.splitext(e.name)[1].lower() in PICTURES and (e.is_file() or not os.path.exists(e.path)):
-                yield 'picture',path,(e.stat().st_size if e.is_file() else 0)
-            else: yield 'other',path,0
+            else: yield ('picture' if os.path.splitext(name)[1].lower() in PICTURES and (e.is_file() or not os.path.exists(e.path)) else 'other'),path,None
     for path in folders if recursive else (): yield from walk_pictures(src, True, path)
 
 # %% ../../nbs/vision/folder.ipynb #77c2c9f2
@@ -110,22 +109,22 @@ class FolderRun:
         return self
 
     def _found(self):
-        "The pictures to do, as (relative path, bytes)"
-        folder = None
-        for kind,rel,size in walk_pictures(self.src, self.recursive):
+        "The relative paths of the pictures to do"
+        folder,empty = None,False
+        for kind,rel,error in walk_pictures(self.src, self.recursive):
             if self.stopping: return
             if kind == 'other': self.other += 1
-            elif kind == 'failed': self._count('failed', rel, why(size, rel))
+            elif kind == 'failed': self._count('failed', rel, why(error, rel))
             else:
-                if folder != (folder := os.path.dirname(rel)): _sweep(os.path.join(self.dst, folder))
-                if not self.overwrite and os.path.isfile(os.path.join(self.dst, rel)): self.there += 1
-                else: yield rel,size
+                if folder != (folder := os.path.dirname(rel)): empty = _sweep(os.path.join(self.dst, folder))
+                if not (self.overwrite or empty) and os.path.isfile(os.path.join(self.dst, rel)): self.there += 1
+                else: yield rel
 
     def _tasks(self, n=16, n_bytes=2**20):
         rels,total = [],0
-        for rel,size in self._found():
+        for rel in self._found():
             rels.append(rel)
-            total += size
+            with contextlib.suppress(OSError): total += os.path.getsize(os.path.join(self.src, rel))
             if len(rels)==n or total>=n_bytes:
                 yield rels
                 rels,total = [],0
@@ -136,7 +135,7 @@ class FolderRun:
         from PIL import Image
         with warnings.catch_warnings(), kept_blocks():
             warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # told in one line instead
-            for rel,_ in self._found(): yield [stamp_one(self.src, self.dst, rel, self.mark, self.options)]
+            for rel in self._found(): yield [stamp_one(self.src, self.dst, rel, self.mark, self.options)]
 
     def _parallel(self, own, job):
         submit = own.submit if own else lambda rels: self.executor.submit(work_elsewhere, job, rels)
@@ -226,11 +225,14 @@ def _inside(path, folder):
         path = up
 
 def _sweep(folder, age=3600):
-    "Remove what a run that was killed outright, or lost its power, left behind in `folder` over an hour ago"
-    try: old = [e.path for e in os.scandir(folder) if re.fullmatch(r'\..+\.\d+-\d+\.part', e.name) and e.stat().st_mtime < time.time()-age]
-    except FileNotFoundError: return
+    "Remove what a run that was killed outright, or lost its power, left behind in `folder` over an hour ago. Whether nothing at all is there"
+    n,old = 0,[]
+    with contextlib.suppress(FileNotFoundError):
+        for n,e in enumerate(os.scandir(folder), 1):  # noqa: B007
+            if re.fullmatch(r'\..+\.\d+-\d+\.part', e.name) and e.stat().st_mtime < time.time()-age: old.append(e.path)
     for p in old:
         with contextlib.suppress(FileNotFoundError): os.unlink(p)
+    return not n
 
 # %% ../../nbs/vision/folder.ipynb #4d8fa699
 def stamp_folder(

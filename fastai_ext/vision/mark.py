@@ -6,7 +6,7 @@
 __all__ = ['Mark', 'Placement', 'random_texts', 'MarkSampler']
 
 # %% ../../nbs/vision/mark.ipynb #7e6648b7
-import math, random
+import hashlib, math, random, struct
 from pathlib import Path
 from PIL import Image
 from .patch import Logo, Patch, check_text, drawn, logo_layers, logo_pixels, rgb, text_layers, text_masks, text_size
@@ -39,6 +39,13 @@ def _pos(pos):
     if isinstance(pos, tuple) and len(pos)==2: return tuple(_number('pos', p, -10, 10, '(.5,.9)') for p in pos)
     raise ValueError(f"Mark: pos={pos!r} is not a place; give one of {', '.join(names)}, a list of the first nine, or a pair (x,y) of fractions")
 
+def _uniforms(
+    *key, # What the numbers follow from: numbers or texts
+) -> list: # Of eight numbers from 0 to below 1
+    "Random numbers that are the same for equal `key`s on every machine and in every process, whatever was drawn before"
+    return [(v>>11)*2.**-53 for v in struct.unpack('<8Q', hashlib.blake2b('/'.join(map(str, key)).encode('utf-8', 'surrogatepass')).digest())]
+
+def _choose(vs, u): return vs[int(u*len(vs))]
 def _draw(v, u): return v if not _is_range(v) else v[0]+(v[1]-v[0])*u
 
 # %% ../../nbs/vision/mark.ipynb #71e58a3e
@@ -84,7 +91,7 @@ class Mark:
         key = tuple(tuple(v) if isinstance(v, list) else v for v in d.values())
         random = d['pos']=='random' or isinstance(d['pos'], list) or any(map(_is_range, d['pos'] if isinstance(d['pos'], tuple) else ()))
         random = random or (d['pos']=='tile' and d['jitter']>0) or any(_is_range(d[n]) for n in ('size','margin','opacity','rotate','gap'))
-        self.__dict__.update(d, _args=d, _key=key, _fixed=None if random else {}, _hash=hash(key), _size=None, _ink=tuple(d[n] for n in ink))
+        self.__dict__.update(d, _args=d, _key=key, _fixed=None if random else {}, _last=(None,None), _hash=hash(key), _size=None, _ink=tuple(d[n] for n in ink))
         w,h = self._natural() if d['rel']=='short' else (1,1)
         self.__dict__['_axis'] = int(d['rel']=='height' or h>w)
 
@@ -108,7 +115,11 @@ class Mark:
 
     def draw(self, px, angle=0., opacity=1.):
         "The `Patch` of this mark, `px` pixels along the side that `size` measures, before it is turned by `angle` degrees; kept for the next call"
-        return drawn.get((self._ink, px, self._axis, angle), lambda: self._turned(px, angle), lambda p: p.n_bytes).faded(opacity)
+        key,last = (px,angle,opacity),self._last
+        if last[0] == key: return last[1]
+        patch = drawn.get((self._ink, px, self._axis, angle), lambda: self._turned(px, angle), lambda p: p.n_bytes).faded(opacity)
+        self.__dict__['_last'] = key,patch
+        return patch
 
     def _turned(self, px, angle):
         layers = drawn.get((self._ink, px, self._axis), lambda: self._flat(px), lambda v: sum(len(m.getbands())*m.width*m.height for m in v if m)+2000)
@@ -133,15 +144,14 @@ class Mark:
         return self._fixed[size]
 
     def _place(self, size, seed, key):
-        rng = random.Random(f'{seed}/{key}')
-        us,ux,uy,uo,ur,um,ug = (rng.random() for _ in range(7))
+        us,ux,uy,uo,ur,um,ug,_ = _uniforms(seed, key)
         W,H = size
         opacity,angle,short = _draw(self.opacity, uo),_draw(self.rotate, ur),min(W,H)
         margin = min(math.floor(_draw(self.margin, um)*short+.5), (short-1)//2)
         px = max(1, math.floor(_draw(self.size, us)*{'width':W, 'height':H, 'short':short}[self.rel]+.5))
         if isinstance(self.rotate, tuple): angle = float(round(angle))
         if isinstance(self.opacity, tuple): opacity = round(opacity*255)/255
-        if self.pos == 'tile': return self._tile(size, px, angle, opacity, _draw(self.gap, ug), rng)
+        if self.pos == 'tile': return self._tile(size, px, angle, opacity, _draw(self.gap, ug), f'{seed}/{key}')
         room = W-2*margin, H-2*margin
         if self.fit != 'clip': px = self._fitting(px, angle, room)
         if px is None: return Placement(size, None, ())
@@ -159,7 +169,7 @@ class Mark:
     def _anchor(self, ux, uy):
         pos = self.pos
         if pos == 'random': return ux,uy
-        if isinstance(pos, list): pos = pos[min(int(ux*len(pos)), len(pos)-1)]
+        if isinstance(pos, list): pos = _choose(pos, ux)
         return _ANCHORS[pos] if isinstance(pos, str) else (_draw(pos[0], ux),_draw(pos[1], uy))
 
     def _natural(self):
@@ -172,7 +182,8 @@ class Mark:
     def _fitting(self, px, angle, room):
         "`px`, or less where the turned mark would not fit into `room`; None to skip the picture"
         w,h = self._natural()
-        scale,c,s = px/(w,h)[self._axis],abs(math.cos(math.radians(angle))),abs(math.sin(math.radians(angle)))
+        scale,c,s = px/(w,h)[self._axis],1.,0.
+        if angle: c,s = abs(math.cos(math.radians(angle))),abs(math.sin(math.radians(angle)))
         need = (w*c+h*s)*scale,(w*s+h*c)*scale
         if need[0]<=room[0]+1 and need[1]<=room[1]+1: return px
         if self.fit == 'shrink': return max(1, math.floor(px*min(room[0]/need[0], room[1]/need[1])))
@@ -182,7 +193,7 @@ class Mark:
     def _too_large(self, need, room):
         return ValueError(f"Mark: at {need[0]}x{need[1]} pixels the mark does not fit into {room[0]}x{room[1]}; give a smaller size=, or fit='shrink'")
 
-    def _tile(self, size, px, angle, opacity, gap, rng):
+    def _tile(self, size, px, angle, opacity, gap, key):
         "Tiles all over the picture, every second row moved by half a step"
         patch = self.draw(px, angle, opacity)
         (W,H),(w,h) = size,patch.size
@@ -190,6 +201,7 @@ class Mark:
         sx,sy,stray = w+g,h+g,math.floor(self.jitter*g/2)
         if (W/sx+2)*(H/sy+2) > 100_000: raise ValueError(f"Mark: pos='tile' would need over 100,000 marks of {w}x{h} pixels; give a larger size= or gap=")
         xy = [(x,y) for i,y in enumerate(range(g//2-sy, H+stray, sy)) for x in range(g//2-sx-(i%2)*(sx//2), W+stray, sx)]
+        rng = random.Random(key)
         if stray: xy = [(x+rng.randint(-stray,stray), y+rng.randint(-stray,stray)) for x,y in xy]
         return Placement(size, patch, tuple((x,y) for x,y in xy if -w<x<W and -h<y<H))
 
@@ -305,10 +317,10 @@ class MarkSampler:
 
     def choose(self, seed=0, key='', split=0) -> Mark:
         "The `Mark` for the picture known by `key`"
-        rng = random.Random(f'{seed}/{key}/choose')
+        kind,logo,text,font,color,*_ = _uniforms(seed, key, 'choose')
         logos = self.logos[1 if split else 0]
-        if logos and (not self.texts or rng.random()<.5): return self._mark(None, rng.choice(logos), None, 'white')
-        return self._mark(rng.choice(self.texts), None, rng.choice(self.fonts), rng.choice(self.colors))
+        if logos and (not self.texts or kind<.5): return self._mark(None, _choose(logos, logo), None, 'white')
+        return self._mark(_choose(self.texts, text), None, _choose(self.fonts, font), _choose(self.colors, color))
 
     def place(self, size, seed=0, key='', split=0):
         "As `Mark.place`"

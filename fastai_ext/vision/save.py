@@ -215,10 +215,14 @@ def save_stamped(
     if quality != 'keep' and not (isinstance(quality, int) and 1 <= quality <= 100):
         raise ValueError(f"save_stamped: quality={quality!r} is neither 'keep' nor a whole number from 1 to 100")
     if not overwrite and os.path.exists(dst): raise FileExistsError(f"save_stamped: {dst} exists; give overwrite=True to replace it")
+    return _whole(src, dst, mark, seed, os.path.basename(src) if key is None else key, quality, lossless, orient, overwrite, strip_gps, split)
+
+def _whole(src, dst, mark, seed, key, quality, lossless, orient, overwrite, strip_gps, split=0):
+    "`_write`, so that `dst` appears whole or not at all"
     folder,name = os.path.split(dst)
     part = os.path.join(folder, f'.{name}.{os.getpid()}-{threading.get_ident()}.part')
     try:
-        p = _write(src, part, dst, mark, seed, os.path.basename(src) if key is None else key, quality, lossless, orient, strip_gps, split)
+        p = _write(src, part, dst, mark, seed, key, quality, lossless, orient, strip_gps, split)
         if not overwrite and os.path.exists(dst): raise FileExistsError(f"save_stamped: {dst} exists; give overwrite=True to replace it")
         os.replace(part, dst)
     except BaseException:

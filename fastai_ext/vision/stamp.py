@@ -41,7 +41,10 @@ def blend_(
     patch = p.patch
     for box,src in p.pieces():
         part = functools.partial(_part, src)
-        if im.mode in ('RGB','L','CMYK','YCbCr'): im.paste(part(patch.ink(im.mode)), box, part(patch.m))
+        if im.mode in ('RGB','L','CMYK','YCbCr'):
+            ink,m = patch.ink(im.mode),patch.m
+            if src != (0,0,*patch.size): ink,m = part(ink),part(m)
+            im.paste(ink, box, m)
         elif im.mode in ('RGBA','LA'):
             top = part(patch.fg).convert('RGBA')
             top.putalpha(part(patch.m))

@@ -8,7 +8,7 @@ __all__ = ['n_cores', 'relative_key', 'why', 'kept_blocks', 'stamp_one', 'work_e
 # %% ../../nbs/vision/workers.ipynb #36e96b22
 import contextlib, errno, os, pickle, signal, sys, threading
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
-from functools import lru_cache
+from functools import cache, lru_cache
 from multiprocessing import get_context, parent_process
 
 # %% ../../nbs/vision/workers.ipynb #295b8695
@@ -40,17 +40,23 @@ def kept_blocks():
     try: yield
     finally: Image.core.set_blocks_max(was)
 
+@cache
+def _tools():
+    "What a worker needs of the package, imported by its first picture"
+    from PIL import Image
+    from fastai_ext.vision.save import _whole
+    return Image,_whole
+
 def stamp_one(src, dst, rel, mark, options):
     "(what became of it, relative path, a remark)"
-    from PIL import Image
-    from fastai_ext.vision.save import save_stamped
+    Image,whole = _tools()
     path,to = os.path.join(src, rel),os.path.join(dst, rel)
     folder = os.path.dirname(to)
     try:
         if not os.path.isdir(folder): os.makedirs(folder, exist_ok=True)
         elif options['overwrite'] and os.path.join(os.path.realpath(folder), os.path.basename(to)) == os.path.realpath(path):
             return 'failed',rel,'a link in the destination leads back to this very file'
-        p = save_stamped(path, to, mark, key=relative_key(rel), **options)
+        p = whole(path, to, mark, key=relative_key(rel), **options)
     except FileExistsError as e: return ('there',rel,'') if os.path.isfile(to) else ('failed',rel,why(e, path))
     except OSError as e: return ('full' if e.errno in _FULL else 'failed'),rel,why(e, path)
     except Exception as e: return 'failed',rel,why(e, path)
