@@ -489,6 +489,8 @@ def test_29_ranks_agree(tmp_path):
         try: lsuv(m, torch.full((4,4), float('nan') if rank==0 else 1.)); said = ''
         except ValueError as e: said = str(e)
         torch.save((a, list(m.parameters()), said), f'{path}/{rank}.pt')
+        dist.barrier()
+        dist.destroy_process_group()  # an exit without it ends in std::terminate now and then
     '''
     (tmp_path/'run.py').write_text(textwrap.dedent(code))
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
