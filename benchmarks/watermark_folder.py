@@ -5,17 +5,13 @@
 CPU seconds count where processes need not wait for each other, so that a busy machine disturbs less; `workers` needs an idle machine with two cores
 and says how busy it was. Tools that are not installed are skipped, and said so.
 """
-import argparse, itertools, os, shutil, statistics, subprocess, sys, tempfile, time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+import argparse, os, shutil, statistics, subprocess, sys, tempfile, time
 from pathlib import Path
 from PIL import Image, ImageFile
 from sklearn.datasets import load_sample_images
 from fastai_ext.vision.folder import FolderRun, stamp_folder
 from fastai_ext.vision.mark import Mark
 from fastai_ext.vision.save import jpeg_tables
-
-_steps = {}  # of a worker process: what it has begun
 PHOTOS = [Image.fromarray(o) for o in load_sample_images().images]
 MARKS = dict(text=Mark('© me 2026', size=.25, pos='random'))
 
@@ -56,39 +52,34 @@ def decode_encode(src, dst):
     dst.mkdir()
     for p in src.iterdir(): copy_one(p, dst)
 
-def step(src, dst, mark, n):
-    "CPU seconds for `n` more pictures: decoded and encoded alone, or stamped where there is a mark"
-    if mark is None:
-        todo = _steps.setdefault(str(dst), src.iterdir())
-        if not dst.exists(): dst.mkdir()
-    elif (todo := _steps.get(str(dst))) is None:
-        run = FolderRun(src, dst, mark, n_workers=1)
-        run._open_dst()
-        todo = _steps[str(dst)] = run._inline()  # the same generator that `run.run()` goes through
-    start = time.process_time()
-    for p in itertools.islice(todo, n):
-        if mark is None: copy_one(p, dst)
-    return time.process_time()-start
-
 def cpu(tmp, rounds, args):
-    """Two processes with equal folders take turns, a few pictures at a time, so that whatever slows the machine slows both; new processes for each
-    round, since how memory happens to lie in one makes a difference too"""
+    "Picture by picture in turns, in one process: whatever slows the machine slows both, and both work in the same memory"
     print('A folder of JPEGs, one process: CPU over decoding and encoding alone (median of rounds, least and most)')
     marks = {**MARKS, 'logo':Mark(logo=logo(tmp), size=.25, pos='random')}
     for w,h in ((512,384),(1920,1080),(4000,3000)):
-        n = max(6, 40_000_000//(w*h))
-        src = fill(tmp/f'{w}', n, (w,h))
-        few = max(1, n//50)
+        n = max(6, 60_000_000//(w*h))
+        src,plain = fill(tmp/f'{w}', n, (w,h)),tmp/'plain'
         for kind,mark in marks.items():
             rs = []
-            for _ in range(rounds):
-                with ProcessPoolExecutor(1, get_context('spawn')) as a, ProcessPoolExecutor(1, get_context('spawn')) as b:
-                    total = [0,0]
-                    for i in range(0, n, few):
-                        both = [ex.submit(step, src, fresh(tmp/d) if not i else tmp/d, m, few).result() for ex,d,m in ((a,'plain',None),(b,'stamped',mark))]
-                        if i: total = [t+s for t,s in zip(total, both, strict=True)]  # the first few warm up
-                rs.append(total[1]/total[0])
+            for i in range(rounds+1):  # the first is to warm up
+                fresh(plain).mkdir()
+                run = FolderRun(src, fresh(tmp/'stamped'), mark, n_workers=1)
+                run._open_dst()
+                stamping,total = run._inline(),[0.,0.]  # the generator that `run.run()` goes through
+                for p in src.iterdir():
+                    a = time.process_time()
+                    copy_one(p, plain)
+                    b = time.process_time()
+                    for what in next(stamping): run._count(*what)
+                    total = [total[0]+b-a, total[1]+time.process_time()-b]
+                stamping.close()
+                if i: rs.append(total[1]/total[0])
             print(f'  {w}x{h} {kind}, {n} files: {statistics.median(rs):.3f} ({min(rs):.3f}-{max(rs):.3f})', flush=True)
+    print('Memory is kept from picture to picture in both; beside decoding and encoding that does not keep it:')
+    src = fill(tmp/'large', 6, (4000,3000))
+    rs = [used(lambda: stamp_folder(src, fresh(tmp/'stamped'), MARKS['text'], n_workers=1))[0]/used(lambda: decode_encode(src, fresh(plain)))[0]
+          for _ in range(rounds)]
+    print(f'  4000x3000 text: {statistics.median(rs):.3f} ({min(rs):.3f}-{max(rs):.3f})', flush=True)
 
 def workers(tmp, rounds, args):
     busy = os.getloadavg()[0]

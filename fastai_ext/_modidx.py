@@ -1099,6 +1099,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'fastai_ext.vision.save._is_lossless_webp': ( 'vision/save.html#_is_lossless_webp',
                                                                                       'fastai_ext/vision/save.py'),
                                         'fastai_ext.vision.save._metadata': ('vision/save.html#_metadata', 'fastai_ext/vision/save.py'),
+                                        'fastai_ext.vision.save._open': ('vision/save.html#_open', 'fastai_ext/vision/save.py'),
                                         'fastai_ext.vision.save._quality': ('vision/save.html#_quality', 'fastai_ext/vision/save.py'),
                                         'fastai_ext.vision.save._tiff_directory': ( 'vision/save.html#_tiff_directory',
                                                                                     'fastai_ext/vision/save.py'),

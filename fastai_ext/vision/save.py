@@ -7,7 +7,7 @@ __all__ = ['jpeg_tables', 'gif_palette', 'save_stamped']
 
 # %% ../../nbs/vision/save.ipynb #ae5e6842
 import contextlib, os, re, shutil, threading
-from PIL import Image, ImageSequence, JpegImagePlugin
+from PIL import Image, ImageSequence, JpegImagePlugin, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from .mark import Placement
 from .stamp import blend_, exif_orientation, stampable
@@ -230,8 +230,14 @@ def _whole(src, dst, mark, seed, key, quality, lossless, orient, overwrite, stri
         raise
     return p
 
+def _open(src):
+    "`Image.open`, which asks a file that is called a JPEG first whether it is one"
+    if src.endswith(('.jpg','.JPG','.jpeg','.JPEG')):
+        with contextlib.suppress(UnidentifiedImageError): return Image.open(src, formats=('JPEG',))
+    return Image.open(src)
+
 def _write(src, part, dst, mark, seed, key, quality, lossless, orient, strip_gps, split):
-    with Image.open(src) as im:
+    with _open(src) as im:
         fmt = _format(src, dst, im)
         n_frames = getattr(im, 'n_frames', 1) if im.format in ('GIF','WEBP','PNG','AVIF','TIFF') and fmt in ('GIF','WEBP','PNG','AVIF','TIFF') else 1
         def place(f):

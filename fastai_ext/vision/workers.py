@@ -21,6 +21,7 @@ def relative_key(
     rel:str,  # The place of a picture below its folder
 ) -> str:
     "The key that `stamp_folder` tells the picture apart by: the path with `/` on every system; bytes that are no text are written out"
+    if rel.isascii() and os.sep == '/': return rel
     return os.fsencode(rel.replace(os.sep, '/')).decode('utf-8', 'backslashreplace')
 
 def why(e, path):
