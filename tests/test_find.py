@@ -63,9 +63,9 @@ def test_leaves_no_trace(interrupt):
             opt = id(learn.opt)
             if visit and interrupt:
                 learn.stop_at = 7
-                with pytest.raises(KeyboardInterrupt): find(learn, num_it=20)
+                with pytest.raises(KeyboardInterrupt): find(learn, num_it=20, force=True)
                 del learn.stop_at
-            elif visit: find(learn, num_it=20)
+            elif visit: find(learn, num_it=20, force=True)
             assert id(learn.opt)==opt
             learn.fit(1, 1e-3)
         return state(learn)
@@ -99,9 +99,9 @@ def test_apply_starts_as_the_probe_did():
 
 def test_it_shows_itself():
     found = find(learner(), num_it=4)
-    assert isinstance(found, InitFind) and isinstance(found.candidates, Candidates) and len(found.candidates)==6
+    assert isinstance(found, InitFind) and isinstance(found.candidates, Candidates) and len(found.candidates)==7
     found.plot()
-    assert len(plt.gca().lines)==6 and found.suggestion in plt.gca().get_legend().get_texts()[0].get_text()
+    assert len(plt.gca().lines)==7 and found.suggestion in plt.gca().get_legend().get_texts()[0].get_text()
     plt.close('all')
     assert repr(found).startswith(f'suggestion: {found.suggestion}') and '<b>' in found._repr_html_()
 
@@ -114,3 +114,14 @@ def test_bad_input():
     with pytest.raises(ValueError): find(learner(), ['nope'])
     assert state(learn)[0]==before[0]
     with pytest.raises(ValueError, match='was no candidate'): find(learner(), ['orthogonal'], num_it=1).apply('other')
+
+def test_a_trained_network_needs_force():
+    learn = learner()
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3)
+    before = learn.model[0].weight.clone()
+    with pytest.raises(ValueError, match=r'all \d+ weights are frozen, loaded or trained .*force=True'): find(learn, ['kaiming_normal'], num_it=2)
+    assert find(learn, ['as it is'], num_it=2).suggestion == 'as it is'
+    found = find(learn, ['auto','kaiming_normal'], num_it=2, force=True)
+    assert len({c.first for c in found.candidates}) == 2 and torch.equal(learn.model[0].weight, before)
+    found.apply('kaiming_normal')
+    assert not torch.equal(learn.model[0].weight, before)

@@ -16,27 +16,28 @@ from fastai.learner import Learner
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 
-from .lsuv import lsuv
-from .policy import init_plan
+from .callback import Init  # noqa: F401 `init_weights`
+from .policy import check_scheme,init_plan
 from .probe import check_batch,check_ready,peek_batch,rng_kept
 from .sandbox import learner_kept
 from ..table import Table
 from ..weights import unwrap
 
 # %% ../../nbs/init/find.ipynb #b395c62c
-_defaults = ('as it is','kaiming_normal','xavier_normal','orthogonal','lsuv','lsuv orthogonal')
+_defaults = ('as it is','auto','kaiming_normal','xavier_normal','orthogonal','lsuv','lsuv orthogonal')
 
 def _start(
     learn,      # A `Learner`
     candidate,  # Name of a scheme, 'lsuv', 'lsuv orthogonal', 'as it is' or None, or a function that changes a model
     seed:int=0, # Seed of the weights
+    force:bool=False, # Also weights that are frozen, loaded or trained
 ):
     "Start the learner's network from `candidate`, in place. Raises `ValueError` for a name that is no scheme"
     if candidate is None or candidate=='as it is': return
     if callable(candidate):
         with rng_kept(seed): candidate(learn.model)
-    elif candidate in ('lsuv','lsuv orthogonal'): lsuv(learn, orthogonal=candidate!='lsuv', seed=seed)
-    else: init_plan(learn, candidate).apply(seed)
+    elif candidate in ('lsuv','lsuv orthogonal'): learn.init_weights('lsuv', orthogonal=candidate!='lsuv', seed=seed, force=force)
+    else: learn.init_weights(candidate, seed=seed, force=force)
 
 class _Steps(Callback):
     "A short training that keeps its losses"
@@ -70,8 +71,9 @@ class InitFind:
         candidates,  # `Candidate`s
         starts:dict, # Name → what to start from
         seed:int=0,  # Of the first probe
+        force:bool=False, # Whether the candidates overwrite weights that are frozen, loaded or trained
     ):
-        self.learn,self.starts,self.seed = learn,starts,seed
+        self.learn,self.starts,self.seed,self.force = learn,starts,seed,force
         self.candidates = Candidates(sorted(candidates, key=lambda c: c.loss))
         self.suggestion = self.candidates[0].start if math.isfinite(self.candidates[0].loss) else None
 
@@ -81,7 +83,7 @@ class InitFind:
         "Start the network from a candidate, with the seed of its first probe. Raises `ValueError` for a name that was no candidate"
         which = which or self.suggestion
         if which not in self.starts: raise ValueError(f"init_find: {which!r} was no candidate; there are {', '.join(map(repr, self.starts))}")
-        _start(self.learn, self.starts[which], self.seed)
+        _start(self.learn, self.starts[which], self.seed, self.force)
 
     def __repr__(self): return f'suggestion: {self.suggestion}\n{self.candidates!r}'
     def _repr_html_(self): return f'suggestion: <b>{self.suggestion}</b>' + self.candidates._repr_html_()
@@ -112,43 +114,47 @@ def _named(candidates):
     if isinstance(candidates, (str,)) or callable(candidates): candidates = [candidates]
     if not isinstance(candidates, dict): candidates = {c if isinstance(c, str) else getattr(c, '__name__', 'as it is'): c for c in candidates}
     if not candidates: raise ValueError("init_find: no candidates; give names of schemes, for example ['kaiming_normal', 'orthogonal', 'lsuv']")
-    from fastai_ext.init.schemes import scheme
     for c in candidates.values():
-        if isinstance(c, str) and c not in ('as it is','lsuv','lsuv orthogonal'): scheme(c)  # an unknown name raises here, before anything runs
+        if c is not None and c not in ('as it is','lsuv','lsuv orthogonal'): check_scheme(c)  # an unknown name raises here, before anything runs
     return dict(candidates)
 
 @patch
 def init_find(self:Learner,
-    candidates=None,     # Names of schemes, functions of a model, or a dict of them; `None`: six good ones
+    candidates=None,     # Names of schemes or recipes, functions of a model, or a dict of them; `None`: seven good ones
     num_it:int=50,       # Steps of each probe
     seeds:int=1,         # Probes of each candidate
     lr:float=None,       # Learning rate of the probes; `None`: the learner's
     seed:int=None,       # Of the first probe; `None`: follows from the global generators, which stay
     show_plot:bool=True, # Plot the losses
+    force:bool=False,    # Let the candidates overwrite weights that are frozen, loaded or trained
 ) -> InitFind:
     """Rank starts by a short training from each. The learner is left as it was, also when interrupted. Raises `ValueError` for an
-    unknown scheme, a NaN batch, an empty loader or a model without weights, before anything runs. After Smith's `lr_find` (2015)."""
+    unknown scheme, a NaN batch, an empty loader, a model without weights, or one whose weights no candidate would change, before
+    anything runs. After Smith's `lr_find` (2015)."""
     if num_it < 1 or seeds < 1: raise ValueError(f"init_find: num_it={num_it}, seeds={seeds}; give at least one step and one seed")
     starts = _named(candidates)
     check_ready(unwrap(self.model), 'init_find')
     check_batch(peek_batch(self.dls.train), 'init_find')
+    if not force and any(isinstance(c, str) and c != 'as it is' for c in starts.values()) and not (plan := init_plan(self)).changed:
+        raise ValueError(f"init_find: no scheme would change anything, all {len(plan)} weights are frozen, loaded or trained "
+                         f"({plan[0].name}: {plan[0].reason}); force=True lets the candidates overwrite them")
     with rng_kept(): seed = int(torch.randint(2**31-1000, (1,))) if seed is None else seed
     todo = [(n, c, seed+k) for k in range(seeds) for n,c in starts.items()]
     bar = progress_bar(todo, leave=False) if hasattr(self, 'progress') else todo
     res = {n: Candidate(n, 0.) for n in starts}
     for n,c,s in bar:
         if bar is not todo: bar.comment = n
-        res[n].losses.append(_probe(self, c, num_it, lr, s))
+        res[n].losses.append(_probe(self, c, num_it, lr, s, force))
     for c in res.values(): _score(c)
-    found = InitFind(self, res.values(), starts, seed)
+    found = InitFind(self, res.values(), starts, seed, force)
     if show_plot: found.plot()
     return found
 
-def _probe(learn, candidate, num_it, lr, seed):
+def _probe(learn, candidate, num_it, lr, seed, force):
     "The losses of a short training from `candidate`"
     steps = _Steps(num_it)
     with learner_kept(learn, seed=seed):
-        _start(learn, candidate, seed)
+        _start(learn, candidate, seed, force)
         learn.fit(10**6, lr, cbs=steps)
     return steps.found
 

@@ -37,6 +37,7 @@ def watermark_parser():
         description='Put a watermark on every picture below SRC and write the results to the same places below DST.',
         epilog="RANGE is a number, or LOW:HIGH for one drawn at random for each picture. Exit status: 0 all well, 1 some pictures failed (they are named), "
                "2 nothing could be done, 130 interrupted (run the same command again to go on).")
+    p.error = lambda message: p.exit(2, f'{p.prog}: {message}; --help lists what there is\n')  # one line, not the whole usage
     p.add_argument('src', metavar='SRC', help='folder with pictures')
     p.add_argument('dst', metavar='DST', help='folder to write; it is made where it does not exist')
     g = p.add_argument_group('the mark').add_mutually_exclusive_group(required=True)
