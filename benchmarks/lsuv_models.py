@@ -27,7 +27,7 @@ def worst(model, x, rows):
     forward(model, x, dict.fromkeys(hooked, hook))
     return max((abs(s-1) for s in seen.values()), default=float('nan'))
 
-def one(name, make, batch):
+def measured(name, make, batch):
     torch.manual_seed(0)
     model,x = make(),inputs(name, batch)
     if hasattr(model, 'transform'): model.transform.min_size,model.transform.max_size = (160,),200  # detection enlarges pictures otherwise
@@ -36,7 +36,10 @@ def one(name, make, batch):
     seconds = time.perf_counter()-start
     named = {r.weight for r in rows}
     missing = [w.name for w in weights(model) if w.is_matrix and not {w.name, w.full_name, *w.tied} & named]
-    off,finite = worst(model, x, rows),all(p.isfinite().all() for p in model.parameters())
+    return rows, missing, worst(model, x, rows), seconds, all(p.isfinite().all() for p in model.parameters())
+
+def one(name, make, batch):
+    rows,missing,off,seconds,finite = measured(name, make, batch)
     left = Counter(r.note.partition(':')[0] for r in rows if r.note)
     line = f"{len(rows):8}{sum(r.scale > 0 for r in rows):8}  {off:7.1e} {seconds:6.2f}   {dict(left) or ''}"
     return line, [f'MISSING {missing[:3]}']*bool(missing) + ['NOT FINITE']*(not finite) + ['OFF']*(off > 1e-3)
