@@ -101,7 +101,16 @@ if not hasattr(TfmdDL.before_iter, 'tells_epoch'): TfmdDL.before_iter = _tell_ep
 class _Watermark(RandTransform):
     "What `Watermark` and `WatermarkBatch` share"
     split_idx = None  # which pictures are marked is decided in `__call__`: a class value of 0 could not be undone for `valid`
-    def __init__(self, mark=None, p=1., seed=0, valid=False, **kwargs):
+
+    @delegates(Mark.__init__)
+    def __init__(self,
+        mark=None,         # A `Mark` or `MarkSampler`
+        p:float=1.,        # How likely each picture is marked, 0-1
+        seed=0,            # Decides everything random, with the epoch and the picture itself
+        valid:bool=False,  # Mark validation pictures too, each always the same way
+        **kwargs
+    ):
+        "Raises `ValueError` for a `p` outside 0-1, and for both or neither of `mark` and a `Mark`'s arguments."
         if (mark is None) == (not kwargs): raise ValueError(f"{type(self).__name__}: give a mark, or a Mark's own arguments such as text='© me', but not both")
         if not 0 <= p <= 1: raise ValueError(f"{type(self).__name__}: p={p} is not a probability; give a number from 0 to 1")
         mark = Mark(**kwargs) if mark is None else mark
@@ -137,39 +146,19 @@ class _Watermark(RandTransform):
         if self.p<1 and _uniforms(self.seed, 'p', key)[0] >= self.p: return None
         return self.mark.place(size, self.seed, key, 1 if self.split==1 else 0)
 
-@delegates(Mark.__init__)
+# %% ../../nbs/vision/augment.ipynb #a1b57cab
 class Watermark(_Watermark):
     "Mark pictures of training items one by one; give a `mark` or a `Mark`'s own arguments"
     order = ToTensor.order-1  # after fastai's picture transforms (Resize is 1), before pictures become tensors
-
-    def __init__(self,
-        mark=None,         # A `Mark` or `MarkSampler`
-        p:float=1.,        # How likely each picture is marked, 0-1
-        seed=0,            # Decides everything random, with the epoch and the picture itself
-        valid:bool=False,  # Mark validation pictures too, each always the same way
-        **kwargs
-    ):
-        "Raises `ValueError` for a `p` outside 0-1, and for both or neither of `mark` and a `Mark`'s arguments."
-        super().__init__(mark, p, seed, valid, **kwargs)
 
     def encodes(self, x:PILImage):
         p = self._placement(picture_key(x), x.size)
         return x if p is None else stamp(x, p, orient=False)
 
-@delegates(Mark.__init__)
+# %% ../../nbs/vision/augment.ipynb #5fb16a68
 class WatermarkBatch(_Watermark):
     "Mark each picture of a training batch, on its device; give a `mark` or a `Mark`'s own arguments"
     order = Normalize.order-1  # after lighting and geometry, on values from 0 to 1
-
-    def __init__(self,
-        mark=None,         # A `Mark` or `MarkSampler`
-        p:float=1.,        # How likely each picture is marked, 0-1
-        seed=0,            # Decides everything random, with the epoch and the picture itself
-        valid:bool=False,  # Mark validation pictures too, each always the same way
-        **kwargs
-    ):
-        "Raises `ValueError` for a `p` outside 0-1, and for both or neither of `mark` and a `Mark`'s arguments."
-        super().__init__(mark, p, seed, valid, **kwargs)
 
     def encodes(self, x:TensorImage):
         size = x.shape[-1],x.shape[-2]

@@ -65,9 +65,11 @@ def _source(obj):
     except (TypeError, OSError): return ''
 
 def _doc(obj):
-    "The object's own words; a class also says those of its `__init__`"
-    own = obj.__doc__ if not inspect.isclass(obj) else vars(obj).get('__doc__')
-    docs = [own, vars(obj).get('__init__').__doc__ if inspect.isclass(obj) and '__init__' in vars(obj) else None]
+    "The object's own words; a class also says those of its `__init__`, which may be that of a private class that it stands on"
+    if not inspect.isclass(obj): docs = [obj.__doc__]
+    else:
+        owner = next(c for c in obj.__mro__ if '__init__' in vars(c))
+        docs = [vars(obj).get('__doc__'), owner.__init__.__doc__ if owner is obj or owner.__name__.startswith('_') else None]
     return '\n\n'.join(inspect.cleandoc(o) for o in docs if o)
 
 def _members(cls, name):
