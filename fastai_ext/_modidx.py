@@ -602,6 +602,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'fastai_ext/init/report.py')},
             'fastai_ext.init.sandbox': { 'fastai_ext.init.sandbox._copied': ('init/sandbox.html#_copied', 'fastai_ext/init/sandbox.py'),
                                          'fastai_ext.init.sandbox._starts': ('init/sandbox.html#_starts', 'fastai_ext/init/sandbox.py'),
+                                         'fastai_ext.init.sandbox._still_fresh': ( 'init/sandbox.html#_still_fresh',
+                                                                                   'fastai_ext/init/sandbox.py'),
                                          'fastai_ext.init.sandbox._torch_opt_kept': ( 'init/sandbox.html#_torch_opt_kept',
                                                                                       'fastai_ext/init/sandbox.py'),
                                          'fastai_ext.init.sandbox.learner_kept': ( 'init/sandbox.html#learner_kept',

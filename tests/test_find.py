@@ -125,3 +125,15 @@ def test_a_trained_network_needs_force():
     assert len({c.first for c in found.candidates}) == 2 and torch.equal(learn.model[0].weight, before)
     found.apply('kaiming_normal')
     assert not torch.equal(learn.model[0].weight, before)
+
+@pytest.mark.parametrize('cb', [Init, LSUV])
+def test_a_callback_still_acts_after_a_search(cb):
+    learn = learner(cbs=cb())
+    find(learn, num_it=2)
+    loaded = learn.model[-1].weight
+    with torch.no_grad(): loaded.copy_(loaded.clone())  # this one is loaded
+    before = loaded.clone()
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 0.)
+    record = next(o for o in learn.cbs if type(o) is cb).record
+    acted = [r['scheme'] if cb is Init else r.scale > 0 for r in record]
+    assert acted[0] and torch.equal(learn.model[-1].weight, before)

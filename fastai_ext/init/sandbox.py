@@ -14,6 +14,7 @@ from fastai.optimizer import OptimWrapper
 from fastcore.foundation import L
 
 from .probe import loader_kept,model_kept,rng_kept
+from .provenance import versions
 from ..weights import unwrap
 
 # %% ../../nbs/init/sandbox.ipynb #90623717
@@ -42,6 +43,16 @@ def _torch_opt_kept(opt):
         for g,saved in groups: g.clear(); g.update(saved)
         if state['state']: opt.opt.load_state_dict(state)
 
+def _still_fresh(learn):
+    "To be called afterwards: for the callbacks that tell by a parameter's version whether it was loaded, putting it back is no load"
+    before = versions(learn)
+    def after():
+        now = versions(learn)
+        for cb in learn.cbs:
+            since = getattr(cb, 'since', None)
+            if isinstance(since, dict): since.update({k: now[k] for k,v in before.items() if since.get(k)==v})
+    return after
+
 @contextmanager
 def learner_kept(
     learn,         # A `Learner`
@@ -54,6 +65,7 @@ def learner_kept(
     keep = [learn, learn.model, learn.dls, *learn.dls.loaders, learn.opt, learn.loss_func, *learn.model.modules(), *learn.model.parameters()]
     memo = {id(o): o for o in keep}
     with ExitStack() as stack:
+        stack.callback(_still_fresh(learn))
         stack.enter_context(model_kept(unwrap(learn.model), params=True))
         if isinstance(learn.opt_func, OptimWrapper): stack.enter_context(_torch_opt_kept(learn.opt_func))
         for dl in learn.dls.loaders: stack.enter_context(loader_kept(dl))
