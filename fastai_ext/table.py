@@ -27,7 +27,10 @@ class Table(L):
         return [getattr(o, c) for c in self._cols()]
 
     def _cols(self): return self.cols or [f.name for f in fields(self[0])]
-    def _shows(self): return len(self) and all(isinstance(o, self.of) if self.of else is_dataclass(o) for o in self)
+    def _shows(self):
+        if not len(self): return False
+        if self.of: return all(isinstance(o, self.of) for o in self)
+        return is_dataclass(self[0]) and all(type(o) is type(self[0]) for o in self) and all(hasattr(self[0], c) for c in self._cols())
 
     def _rows(self):
         cols,rows = self._cols(),[[_cell(v) for v in self.cells(o)] for o in self]

@@ -119,12 +119,19 @@ def test_a_trained_network_needs_force():
     learn = learner()
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3)
     before = learn.model[0].weight.clone()
-    with pytest.raises(ValueError, match=r'all \d+ weights are frozen, loaded or trained .*force=True'): find(learn, ['kaiming_normal'], num_it=2)
+    with pytest.raises(ValueError, match=r'the weights are frozen, loaded or trained .*force=True'): find(learn, ['kaiming_normal'], num_it=2)
     assert find(learn, ['as it is'], num_it=2).suggestion == 'as it is'
     found = find(learn, ['auto','kaiming_normal'], num_it=2, force=True)
     assert len({c.first for c in found.candidates}) == 2 and torch.equal(learn.model[0].weight, before)
     found.apply('kaiming_normal')
     assert not torch.equal(learn.model[0].weight, before)
+
+def test_where_nothing_can_be_initialized_force_is_not_advised():
+    learn = learner()
+    learn.model = nn.Sequential(nn.BatchNorm1d(64))
+    with pytest.raises(ValueError, match='would change anything .*scale of a norm') as e: find(learn, ['kaiming_normal'], num_it=2)
+    assert 'force' not in str(e.value)
+    with pytest.raises(ValueError, match='irnn'): find(learner(), ['as it is','irnn'], num_it=2)
 
 @pytest.mark.parametrize('cb', [Init, LSUV])
 def test_a_callback_still_acts_after_a_search(cb):

@@ -534,3 +534,38 @@ def test_the_record():
     r = lsuv(convnet(), images())
     assert list(r.df())==['weight','layer','std','scale','note'] and 'Conv2d' in repr(r) and '<table>' in r._repr_html_() and len(repr(r[:2]).splitlines())==3
     assert repr(LSUV(std=2., skip='a'))=="LSUV(std=2.0, skip='a')"
+
+# Packed and stacked weights
+
+class Packed(nn.Module):
+    "Attention with one layer for query, key and value"
+    def __init__(self):
+        super().__init__()
+        self.attn = nn.Module()
+        self.attn.__class__ = type('Attention', (nn.Module,), {})
+        self.attn.qkv,self.attn.proj = nn.Linear(16,48),nn.Linear(16,16)
+    def forward(self, x): return self.attn.proj(self.attn.qkv(x)[...,:16])
+
+@pytest.mark.parametrize('kw', [dict(only='attn.qkv.weight[q]'), dict(skip='attn.qkv.weight[v]')])
+def test_a_part_of_a_packed_weight(kw):
+    torch.manual_seed(0)
+    m = Packed()
+    before = m.attn.qkv.weight.detach().clone()
+    rows = lsuv(m, torch.randn(64,16), orthogonal=True, seed=0, **kw)
+    assert rows[0].scale > 0
+    q,_,v = m.attn.qkv.weight.detach().chunk(3)
+    assert torch.allclose(q @ q.t(), (q @ q.t())[0,0]*torch.eye(16), atol=1e-5)
+    assert torch.allclose(v/v.norm(), before.chunk(3)[2]/before.chunk(3)[2].norm())  # scaled with its layer, not drawn anew
+
+def test_weights_stay_where_they_are_in_memory():
+    m = convnet()
+    where,versions = [p.data_ptr() for p in m.parameters()],[p._version for p in m.parameters()]
+    assert any(r.scale > 0 for r in lsuv(m, images(), orthogonal=True, seed=0))
+    assert where == [p.data_ptr() for p in m.parameters()] and versions != [p._version for p in m.parameters()]
+
+def test_experts():
+    import transformers as t
+    small = dict(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24)
+    m = t.MixtralForCausalLM(t.MixtralConfig(num_key_value_heads=2, num_local_experts=2, **small))
+    rows = {r.weight.rpartition('.')[2]: r for r in lsuv(m, dict(input_ids=torch.randint(0,50,(4,16))), seed=0)}
+    assert rows['down_proj'].scale > 0 and 'inside a mixture of experts' in rows['gate_up_proj'].note

@@ -246,3 +246,17 @@ def test_sampler_says_what_is_wrong(tmp_path):
                      (dict(texts=['a'], colors=['nope']), 'colour')):
         with pytest.raises(ValueError, match=words): MarkSampler(**kw)
     assert len(set(random_texts(500, 3))) == 500 and random_texts(5) == random_texts(5) != random_texts(5, 1)
+
+def test_what_is_no_mark_is_said_at_once(tmp_path):
+    from fastai.vision.core import PILImage
+    from fastai_ext.vision.augment import Watermark, WatermarkBatch
+    from fastai_ext.vision.folder import stamp_folder
+    from fastai_ext.vision.save import save_stamped
+    from fastai_ext.vision.stamp import stamp
+    im = PILImage.create(np.zeros((8,8,3), np.uint8))
+    for f in (lambda: Watermark('© me'), lambda: WatermarkBatch('© me'), lambda: stamp(im, '© me'), lambda: stamp_folder(tmp_path, tmp_path/'d', '© me'),
+              lambda: save_stamped(tmp_path/'a.jpg', tmp_path/'b.jpg', '© me')):
+        with pytest.raises(ValueError, match=r"mark='© me' is no mark; write Mark\('© me'\)"): f()
+    for f,words in ((lambda: stamp(tmp_path/'a.jpg', Mark('x')), 'is no picture'), (lambda: MarkSampler(texts='© me'), 'is one text'),
+                    (lambda: MarkSampler(texts=['a'], color=['white','gold']), 'colors='), (lambda: Mark('x', pos=('tl','br')), r"\['tl','br'\]")):
+        with pytest.raises(ValueError, match=words): f()

@@ -19,6 +19,7 @@ from fastprogress.fastprogress import progress_bar
 from .callback import Init  # noqa: F401 `init_weights`
 from .policy import check_scheme,init_plan
 from .probe import check_batch,check_ready,peek_batch,rng_kept
+from .provenance import provenance
 from .sandbox import learner_kept
 from ..table import Table
 from ..weights import unwrap
@@ -135,9 +136,8 @@ def init_find(self:Learner,
     starts = _named(candidates)
     check_ready(unwrap(self.model), 'init_find')
     check_batch(peek_batch(self.dls.train), 'init_find')
-    if not force and any(isinstance(c, str) and c != 'as it is' for c in starts.values()) and not (plan := init_plan(self)).changed:
-        raise ValueError(f"init_find: no scheme would change anything, all {len(plan)} weights are frozen, loaded or trained "
-                         f"({plan[0].name}: {plan[0].reason}); force=True lets the candidates overwrite them")
+    plans = [init_plan(self, 'auto' if c.startswith('lsuv') else c, force=force) for c in starts.values() if isinstance(c, str) and c != 'as it is']
+    if plans and not any(map(callable, starts.values())) and not any(p.changed for p in plans): raise ValueError(_unchanged(self, plans[0]))
     with rng_kept(): seed = int(torch.randint(2**31-1000, (1,))) if seed is None else seed
     todo = [(n, c, seed+k) for k in range(seeds) for n,c in starts.items()]
     bar = progress_bar(todo, leave=False) if hasattr(self, 'progress') else todo
@@ -149,6 +149,13 @@ def init_find(self:Learner,
     found = InitFind(self, res.values(), starts, seed, force)
     if show_plot: found.plot()
     return found
+
+def _unchanged(learn, plan):
+    known = provenance(learn)
+    held = [r for r in plan if r.weight.frozen or r.name in known]
+    if held: return (f"init_find: no scheme would change anything, the weights are frozen, loaded or trained ({held[0].name}: {held[0].reason}); "
+                     "force=True lets the candidates overwrite them")
+    return f"init_find: no scheme would change anything ({plan[0].name}: {plan[0].reason})"
 
 def _probe(learn, candidate, num_it, lr, seed, force):
     "The losses of a short training from `candidate`"

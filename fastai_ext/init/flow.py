@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 from .gain import activations, gain
-from ..roles import is_norm, matrix_kinds, roles
+from ..roles import ends_experts, is_norm, matrix_kinds, roles
 
 # %% ../../nbs/init/flow.ipynb #29f7d041
 @dataclass
@@ -214,9 +214,9 @@ def flow(
         if isinstance(m, nn.MultiheadAttention):
             if n in res and f'{n}.out_proj' in found: found[f'{n}.out_proj'] = res[n]
             if n in found: found[n] = Follow(how=found[n].how)
-        for r,w in ((r,f'{n}.{a}') for a,p in m._parameters.items() if p is not None and p.ndim==3 for r in roles(m, a, p.shape)):
-            if r.layout not in ('goi','gio'): continue  # experts: gate, up and down in one layer
-            inner = 'down' in w or w.endswith('w2')
-            act = () if inner or r.block=='up' or (held := _held(m)) is None else _act(held)
-            found[f'{w}[{r.block}]' if r.block else w] = Follow(*act, residual=inner, how='order')
+        experts = [(a, r) for a,p in m._parameters.items() if p is not None and p.ndim==3 for r in roles(m, a, p.shape) if r.layout in ('goi','gio')]
+        for a,r in experts if len({a for a,_ in experts})>1 else ():  # gate, up and down in one layer
+            last,w = ends_experts(m, a),f'{n}.{a}' if n else a
+            act = () if last or r.block=='up' or (held := _held(m)) is None else _act(held)
+            found[f'{w}[{r.block}]' if r.block else w] = Follow(*act, residual=last, how='order')
     return found

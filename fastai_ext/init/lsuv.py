@@ -20,6 +20,7 @@ from fastcore.basics import store_attr
 from .callback import Init,_forget
 from .probe import check_batch,check_ready,forward,rng_kept,train_batch
 from .provenance import provenance,versions
+from ..roles import ends_experts
 from ..table import Table
 from ..weights import unwrap,weights
 
@@ -156,6 +157,12 @@ class _Projections(_Site):
             r.std,r.scale = float((u if b is None else u+b).std()),s
             w.set(w.data*s)
 
+    def write(self):
+        "What was not scaled is as before, block by block"
+        super().write()
+        for w,r in zip(self.ws, self.rows, strict=True):
+            for p,saved in self.undo[:1] if not r.scale > 0 else (): p[w.role.index] = saved[w.role.index]
+
 def _bias(m, o):
     "The bias of layer `m`, in a shape that broadcasts to its output `o`; `None` when it adds nothing"
     if isinstance(m, nn.MultiheadAttention): m = m.out_proj
@@ -204,7 +211,7 @@ def _sites(model, only, skip, std, force, since, seen):
         w = ws[0]
         s = (_Projections if isinstance(w.module, nn.MultiheadAttention) else _Site)(ws, by_name, std, seen)
         if w.kind.startswith('rnn'): s.left('recurrent: its gates bound the output at any scale')
-        elif w.role.layout in ('goi','gio') and 'down' not in w.attr: s.left('inside a mixture of experts: only the last matrix shows in its output')
+        elif w.role.layout in ('goi','gio') and not ends_experts(w.module, w.attr): s.left('inside a mixture of experts: its own output is not seen')
         elif w.kind=='embedding': s.left(f"tied with {', '.join(w.tied)}: the embedding's scale holds")
         elif not force and (w.frozen or w.name in known): s.left(known.get(w.name, 'frozen'))
         sites.append(s)
@@ -212,7 +219,8 @@ def _sites(model, only, skip, std, force, since, seen):
 
 def _orthogonalize(sites, seed):
     for i,s in enumerate(sites):
-        lent = s.plain and not s.ws[0].role.layout and type(s.effective.param) is nn.Parameter
+        p = s.effective.param
+        lent = s.plain and not s.ws[0].role.layout and type(p) is nn.Parameter and sum(w.shape.numel() for w in s.ws)==p.numel()
         if not lent: s.keep()
         qs = []
         for w in s.ws:
@@ -224,7 +232,7 @@ def _orthogonalize(sites, seed):
 
 @torch.no_grad()
 def _one_pass(net, xb, sites, orthogonal, train, seed):
-    "Scale every site in one forward pass; on an exception all weights are as before"
+    "Scale every site in one forward pass; if it raises, all weights are as before"
     live = [s for s in sites if s.s is None]
     hooks,pre = {},{}
     for s in live:

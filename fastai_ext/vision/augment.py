@@ -17,7 +17,7 @@ from fastai.vision.augment import RandTransform
 from fastai.vision.core import PILImage
 from fastcore.basics import store_attr
 from fastcore.meta import delegates
-from .mark import Mark, _uniforms
+from .mark import Mark, _uniforms, _check_mark
 from .patch import opacity_table
 from .stamp import stamp
 
@@ -113,7 +113,7 @@ class _Watermark(RandTransform):
         "Raises `ValueError` for a `p` outside 0-1, and for both or neither of `mark` and a `Mark`'s arguments."
         if (mark is None) == (not kwargs): raise ValueError(f"{type(self).__name__}: give a mark, or a Mark's own arguments such as text='© me', but not both")
         if not 0 <= p <= 1: raise ValueError(f"{type(self).__name__}: p={p} is not a probability; give a number from 0 to 1")
-        mark = Mark(**kwargs) if mark is None else mark
+        mark = Mark(**kwargs) if mark is None else _check_mark(mark, type(self).__name__)
         store_attr('mark,seed,valid')
         super().__init__(p=p)
         self.epoch,self.n_inp,self.split,self.seen,self.fresh,self.own = 0,None,None,{},False,False

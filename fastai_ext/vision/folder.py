@@ -55,7 +55,8 @@ class FolderRun:
         q = self.options['quality']
         if q != 'keep' and not (type(q) is int and 1<=q<=100):
             raise ValueError(f"stamp_folder: quality={q!r} is neither 'keep' nor a whole number from 1 to 100")
-        if not callable(getattr(self.mark, 'place', None)): raise ValueError(f"stamp_folder: mark={self.mark!r} is no mark; give a Mark or a MarkSampler")
+        from fastai_ext.vision.mark import _check_mark
+        _check_mark(self.mark, 'stamp_folder')
         if type(self.mark).__module__ == '__main__' and not hasattr(sys.modules['__main__'], '__file__') and n_workers != 1:
             raise ValueError(f"stamp_folder: other processes cannot import {type(self.mark).__name__} from here; move it to a module, or give n_workers=1")
         if self.options['lossless']: self._check_lossless()
@@ -227,7 +228,7 @@ def _inside(path, folder):
 def _sweep(folder, age=3600):
     "Remove what a run that was killed outright, or lost its power, left behind in `folder` over an hour ago. Whether nothing at all is there"
     n,old = 0,[]
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for n,e in enumerate(os.scandir(folder), 1):  # noqa: B007
             if re.fullmatch(r'\..+\.\d+-\d+\.part', e.name) and e.stat().st_mtime < time.time()-age: old.append(e.path)
     for p in old:

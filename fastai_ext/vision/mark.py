@@ -36,8 +36,8 @@ def _pos(pos):
     names = (*_ANCHORS, 'random', 'tile')
     if isinstance(pos, str) and pos in names: return pos
     if isinstance(pos, list) and pos and all(p in _ANCHORS for p in pos): return list(pos)
-    if isinstance(pos, tuple) and len(pos)==2: return tuple(_number('pos', p, -10, 10, '(.5,.9)') for p in pos)
-    raise ValueError(f"Mark: pos={pos!r} is not a place; give one of {', '.join(names)}, a list of the first nine, or a pair (x,y) of fractions")
+    if isinstance(pos, tuple) and len(pos)==2 and not any(isinstance(p, str) for p in pos): return tuple(_number('pos', p, -10, 10, '(.5,.9)') for p in pos)
+    raise ValueError(f"Mark: pos={pos!r} is not a place; give one of {', '.join(names)}, a list such as ['tl','br'], or a pair (x,y) of fractions")
 
 def _uniforms(
     *key, # What the numbers follow from: numbers or texts
@@ -46,6 +46,15 @@ def _uniforms(
     return [(v>>11)*2.**-53 for v in struct.unpack('<8Q', hashlib.blake2b('/'.join(map(str, key)).encode('utf-8', 'surrogatepass')).digest())]
 
 def _choose(vs, u): return vs[int(u*len(vs))]
+def _check_mark(
+    mark, # What somebody gave for a mark
+    who,  # Named in the message
+):        # `mark`
+    "Raises `ValueError` for what is neither a `Mark`, a `MarkSampler` nor something with their `place`"
+    if callable(getattr(mark, 'place', None)): return mark
+    hint = f"; write Mark({mark!r}) or text={mark!r}" if isinstance(mark, str) else '; give a Mark or a MarkSampler'
+    raise ValueError(f"{who}: mark={mark!r} is no mark{hint}")
+
 def _draw(v, u): return v if not _is_range(v) else v[0]+(v[1]-v[0])*u
 
 # %% ../../nbs/vision/mark.ipynb #71e58a3e
@@ -111,14 +120,15 @@ class Mark:
     def _unchecked(self, **kwargs):
         m = object.__new__(type(self))
         m._set({**self._args, **kwargs})
+        m.__dict__['_last'] = None
         return m
 
     def draw(self, px, angle=0., opacity=1.):
         "The `Patch` of this mark, `px` pixels along the side that `size` measures, before it is turned by `angle` degrees; kept for the next call"
-        key,last = (px,angle,opacity),self._last
-        if last[0] == key: return last[1]
+        key,last = (px,angle,opacity),self._last  # a sampler's thousand marks keep none
+        if last and last[0] == key: return last[1]
         patch = drawn.get((self._ink, px, self._axis, angle), lambda: self._turned(px, angle), lambda p: p.n_bytes).faded(opacity)
-        self.__dict__['_last'] = key,patch
+        if last: self.__dict__['_last'] = key,patch
         return patch
 
     def _turned(self, px, angle):
@@ -201,8 +211,9 @@ class Mark:
         sx,sy,stray = w+g,h+g,math.floor(self.jitter*g/2)
         if (W/sx+2)*(H/sy+2) > 100_000: raise ValueError(f"Mark: pos='tile' would need over 100,000 marks of {w}x{h} pixels; give a larger size= or gap=")
         xy = [(x,y) for i,y in enumerate(range(g//2-sy, H+stray, sy)) for x in range(g//2-sx-(i%2)*(sx//2), W+stray, sx)]
-        rng = random.Random(key)
-        if stray: xy = [(x+rng.randint(-stray,stray), y+rng.randint(-stray,stray)) for x,y in xy]
+        if stray:
+            rng = random.Random(_uniforms(key, 'tile')[0])
+            xy = [(x+rng.randint(-stray,stray), y+rng.randint(-stray,stray)) for x,y in xy]
         return Placement(size, patch, tuple((x,y) for x,y in xy if -w<x<W and -h<y<H))
 
 # %% ../../nbs/vision/mark.ipynb #da14202c
@@ -283,6 +294,9 @@ class MarkSampler:
         "Raises `ValueError` for what a `Mark` would not accept, and for logos that cannot be split."
         if not texts and not logos: raise ValueError("MarkSampler: give texts=, logos= or both")
         if not 0<=valid_pct<1: raise ValueError(f"MarkSampler: valid_pct={valid_pct} is not a part; give a number from 0 to below 1")
+        if isinstance(texts, str): raise ValueError(f"MarkSampler: texts={texts!r} is one text; give a list of them, or how many random ones to make")
+        for one,many in (('font','fonts'),('color','colors')):
+            if isinstance(kwargs.get(one), list): raise ValueError(f"MarkSampler: {one}= is one for all texts; for a list of them there is {many}=")
         self.texts = random_texts(texts, split_seed) if isinstance(texts, int) else list(texts or ())
         font,color = kwargs.pop('font', None),kwargs.pop('color', 'white')
         self.fonts,self.colors,self.kwargs,self._marks,self._first = list(fonts or (font,)),list(colors or (color,)),kwargs,{},None

@@ -9,7 +9,7 @@ __all__ = ['jpeg_tables', 'gif_palette', 'save_stamped']
 import contextlib, os, re, shutil, threading
 from PIL import Image, ImageSequence, JpegImagePlugin, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
-from .mark import Placement
+from .mark import Placement, _check_mark
 from .stamp import blend_, exif_orientation, stampable
 
 # %% ../../nbs/vision/save.ipynb #46a7111d
@@ -211,7 +211,8 @@ def save_stamped(
     split:int=0,             # 0 for training, 1 for validation, for a `MarkSampler`
 ) -> Placement:              # Where the mark went, in stored pixels; false where `fit='skip'` left the picture as it was
     "Write `src` to `dst` with the mark on it, all frames and metadata kept; `dst` appears whole or not at all. Raises `OSError` and `ValueError` in one line"
-    src,dst = os.fspath(src),os.fspath(dst)
+    src,dst = os.fsdecode(src),os.fsdecode(dst)
+    _check_mark(mark, 'save_stamped')
     if quality != 'keep' and not (isinstance(quality, int) and 1 <= quality <= 100):
         raise ValueError(f"save_stamped: quality={quality!r} is neither 'keep' nor a whole number from 1 to 100")
     if not overwrite and os.path.exists(dst): raise FileExistsError(f"save_stamped: {dst} exists; give overwrite=True to replace it")

@@ -8,7 +8,7 @@ __all__ = ['stampable', 'blend_', 'exif_orientation', 'stamp']
 # %% ../../nbs/vision/stamp.ipynb #2c462f94
 import functools
 from PIL import Image
-from .mark import Placement
+from .mark import Placement, _check_mark
 
 # %% ../../nbs/vision/stamp.ipynb #80307e8d
 _FIRST = {'1':'L', 'P':'RGB', 'PA':'RGBA', 'La':'LA', 'RGBa':'RGBA', 'HSV':'RGB', 'RGBX':'RGB'}  # modes that are stamped as another one
@@ -72,10 +72,11 @@ def stamp(
     orient:bool=True,  # Turn the mark so that it stands upright where EXIF says that the picture is shown turned
 ) -> Image.Image:
     "A new picture with the mark on it; `im` stays as it was. Of an animation, the current frame: see `save_stamped` for all of them"
+    if not isinstance(im, Image.Image): raise ValueError(f"stamp: {im!r} is no picture; open it first, PILImage.create(…), or give its path to save_stamped")
     im.load()  # Pillow turns a TIFF upright while it reads it
     o = exif_orientation(im) if orient else 1
     if isinstance(mark, Placement): p = mark
-    else: p = mark.place(im.size[::-1] if o>4 else im.size, seed, key).turned(o)
+    else: p = _check_mark(mark, 'stamp').place(im.size[::-1] if o>4 else im.size, seed, key).turned(o)
     res = stampable(im)
     res = blend_(res.copy() if res is im else res, p)
     if getattr(type(im), '_bypass_type', None) is Image.Image: res.__class__ = type(im)  # fastai's own picture types
