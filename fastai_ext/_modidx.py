@@ -596,6 +596,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'fastai_ext/init/report.py'),
                                         'fastai_ext.init.report._Look.before_train': ( 'init/report.html#_look.before_train',
                                                                                        'fastai_ext/init/report.py'),
+                                        'fastai_ext.init.report._closed': ('init/report.html#_closed', 'fastai_ext/init/report.py'),
                                         'fastai_ext.init.report._flag': ('init/report.html#_flag', 'fastai_ext/init/report.py'),
                                         'fastai_ext.init.report._per_unit': ('init/report.html#_per_unit', 'fastai_ext/init/report.py'),
                                         'fastai_ext.init.report._percent': ('init/report.html#_percent', 'fastai_ext/init/report.py'),

@@ -17,6 +17,7 @@ from fastai.learner import Learner
 from fastcore.basics import patch
 from fastcore.foundation import L
 
+from .flow import flow
 from .probe import check_batch,check_ready,fp32,peek_batch,set_mode
 from .sandbox import learner_kept
 from ..table import Table
@@ -35,11 +36,12 @@ class LayerReport:
     dead:float = float('nan')      # Share of its units that no example moves
     saturated:float = float('nan') # Share of the values of the sigmoid or tanh after it that lie where it is flat
     symmetric:float = float('nan') # Share of its units that have a twin
+    closed:bool = False            # In a residual branch that ends in a norm whose scale is 0
     flags:list = field(default_factory=list)  # In words
 
 class Layers(Table):
     "One row for each layer, in the order of execution"
-    cols = ('name','layer','mean','std','grad','dead','saturated','symmetric')
+    cols = ('name','layer','mean','std','grad','reach','dead','saturated','symmetric')
 
 # %% ../../nbs/init/report.ipynb #66f9dc65
 def _unit_dim(m, o): return 1 if isinstance(m, (nn.modules.conv._ConvNd,)) and o.dim() > m.weight.dim()-2+1 else o.dim()-1
@@ -80,6 +82,14 @@ _slope = {nn.Tanh: lambda y: 1-y*y, nn.Sigmoid: lambda y: 4*y*(1-y), nn.Hardtanh
           nn.Hardsigmoid: lambda y: ((y>0)&(y<1)).float()}
 
 # %% ../../nbs/init/report.ipynb #7c048ac9
+def _closed(net):
+    "Names of the layers in residual branches that end in a norm whose scale is 0: an identity to begin with"
+    mods,res = dict(net.named_modules()),set()
+    for n,f in flow(net).items():
+        scale = getattr(mods.get(f.closing), 'weight', None) if f.closing else None
+        if isinstance(scale, torch.Tensor) and not scale.any(): res |= {n, *f.branch}
+    return res
+
 class _Look(Callback):
     "Watches one batch go forward and backward, then ends the fit"
     order = 10_000  # after every callback has prepared the batch
@@ -93,7 +103,7 @@ class _Look(Callback):
         net = unwrap(self.learn.model)
         set_mode(net)
         names = {m: n for n,m in reversed(list(net.named_modules()))}
-        self.mats = {}
+        self.mats,self.closed = {},_closed(net)
         for w in weights(net):
             if w.is_matrix or w.kind=='other' and len(w.shape)>1: self.mats.setdefault(w.module, []).append(w)
         for m in self.mats: m.register_forward_hook(self._layer(names.get(m, '')))
@@ -106,7 +116,7 @@ class _Look(Callback):
             self.last = m
             if m in self.rows or o is None or not o.numel(): return
             f = o.detach().float()
-            self.rows[m] = LayerReport(name or '(model)', type(m).__name__, float(f.mean()), float(f.std()) if f.numel()>1 else 0.)
+            self.rows[m] = LayerReport(name or '(model)', type(m).__name__, float(f.mean()), float(f.std()) if f.numel()>1 else 0., closed=name in self.closed)
             self.still[m] = _still(_per_unit(m, f))
             if o.requires_grad: o.register_hook(lambda g: self._gradient(m, g.detach().float()))
         return hook
@@ -150,7 +160,8 @@ def _flag(r):
     elif r.std == 0: yield 'its output is constant',0
     elif r.std < 1e-3: yield f'vanishing: its output has std {r.std:.2g}',-r.std
     if r.grad != r.grad and r.reach == r.reach: yield 'its gradient is NaN',0
-    elif r.grad == 0: yield 'no gradient reaches it',0
+    elif r.grad == 0:
+        if not r.closed: yield 'no gradient reaches it',0
     elif r.reach < 1e-3: yield f"gradient vanishing: {r.reach:.2g} of the last layer's",-r.reach
     elif r.reach > 1e3: yield f"gradient exploding: {r.reach:.2g} times the last layer's",r.reach
     if r.dead == 1 and r.grad > 0: yield 'the same output for every example',0
@@ -175,7 +186,9 @@ class InitReport:
 
     def _head(self):
         what = f"{len(self.layers)} layers, loss {self.loss:.4g} on {self.n} examples: "
-        return [what + (f"{len(self.flags)} flag{'s'*(len(self.flags)!=1)}" if self.flags else 'nothing to flag'), *self._grouped()]
+        wait = sum(r.closed and r.grad==0 for r in self.layers)
+        return [what + (f"{len(self.flags)} flag{'s'*(len(self.flags)!=1)}" if self.flags else 'nothing to flag'), *self._grouped()] + \
+            [f"as intended, no gradient reaches {wait} layers yet: their branches end in a norm whose scale is 0"]*bool(wait)
 
     def _grouped(self):
         "The flags, with layers of the same complaint in one line that quotes the worst"
