@@ -9,11 +9,23 @@ __all__ = ['schemes', 'zeros', 'ones', 'constant', 'uniform', 'normal', 'trunc_n
 
 # %% ../../nbs/init/schemes.ipynb #bd4dddc2
 import difflib, math
+from typing import Annotated
 import torch
 from fastcore.basics import listify
 from .gain import gain as _gain
 
 # %% ../../nbs/init/schemes.ipynb #6bb3458b
+# what a parameter of that name is, in every scheme
+_Tensor = Annotated[torch.Tensor, 'Filled in place and returned: (out, in/groups, kernel ...), of any float dtype']
+_FanIn = Annotated[float, 'Inputs that one output sums; None: from the shape']
+_FanOut = Annotated[float, 'Outputs that one input reaches; None: from the shape']
+_Gain = Annotated[float, 'Factor on the standard deviation, or the name of the activation that follows']
+_Mode = Annotated[str, "What the variance is divided by: 'fan_in', 'fan_out' or their mean 'fan_avg'"]
+_Groups = Annotated[int, 'Groups of a convolution: independent matrices stacked along the outputs']
+_Generator = Annotated[torch.Generator, "Source of the random numbers; None: torch's global one"]
+_Value,_Low,_High = Annotated[float, 'Of every number'],Annotated[float, 'Lower end'],Annotated[float, 'Upper end']
+_Mean,_Std = Annotated[float, 'Mean'],Annotated[float, 'Standard deviation, >= 0']
+
 schemes = {}
 _free = ('zeros','ones','constant','uniform','normal','trunc_normal')  # these need no fans
 
@@ -30,38 +42,38 @@ def _fill(t, f):
     return t
 
 @_scheme
-def zeros(t, generator=None):
+def zeros(t:_Tensor, generator:_Generator=None):
     "All zero. On a hidden layer every unit stays the same for ever"
     return _fill(t, lambda x: x.zero_())
 
 @_scheme
-def ones(t, generator=None):
+def ones(t:_Tensor, generator:_Generator=None):
     "All one"
     return _fill(t, lambda x: x.fill_(1.))
 
 @_scheme
-def constant(t, value:float=0., generator=None):
+def constant(t:_Tensor, value:_Value=0., generator:_Generator=None):
     "All `value`"
     return _fill(t, lambda x: x.fill_(value))
 
 # %% ../../nbs/init/schemes.ipynb #9d275454
 @_scheme
-def uniform(t, low:float=-.1, high:float=.1, generator=None):
+def uniform(t:_Tensor, low:_Low=-.1, high:_High=.1, generator:_Generator=None):
     "Uniform in [`low`, `high`]"
     return _fill(t, lambda x: x.uniform_(low, high, generator=generator))
 
 @_scheme
-def normal(t, mean:float=0., std:float=.02, generator=None):
+def normal(t:_Tensor, mean:_Mean=0., std:_Std=.02, generator:_Generator=None):
     "Normal with `mean` and `std`"
     return _fill(t, lambda x: x.normal_(mean, std, generator=generator))
 
 @_scheme
-def trunc_normal(t,
+def trunc_normal(t:_Tensor,
     mean:float=0.,    # Mean before truncation
     std:float=.02,    # Standard deviation before truncation
     a:float|None=None,# Lower end; `mean - 2 std` if not given
     b:float|None=None,# Upper end; `mean + 2 std` if not given
-    generator=None):
+    generator:_Generator=None):
     "Normal, redrawn outside [`a`, `b`]. torch's ends are -2 and 2 whatever the `std`, so its default cuts nothing at std .02; ours cut at 2 `std`"
     a,b = mean-2*std if a is None else a, mean+2*std if b is None else b
     return _fill(t, lambda x: torch.nn.init.trunc_normal_(x, mean, std, a, b, generator=generator))
@@ -85,7 +97,7 @@ def _std(t, fan_in, fan_out, mode, gain, groups):
     return (_gain(gain) if isinstance(gain, str) else gain)/math.sqrt(max(n[mode], 1e-12))
 
 @_scheme
-def variance_scaling(t,
+def variance_scaling(t:_Tensor,
     scale:float=1.,       # Variance times fan
     mode:str='fan_in',    # 'fan_in', 'fan_out' or 'fan_avg'
     distribution:str='truncated_normal', # 'truncated_normal', 'normal' or 'uniform'
@@ -93,7 +105,7 @@ def variance_scaling(t,
     fan_in:float|None=None, # Inputs that one output sums; from the shape if not given
     fan_out:float|None=None,# Outputs that one input reaches
     groups:int=1,         # Groups of a convolution, for the fans from the shape
-    generator=None):
+    generator:_Generator=None):
     "Variance `scale*gain**2/fan`, as in Keras and JAX; the truncated normal has that variance after truncation. Raises `ValueError`"
     std = _std(t, fan_in, fan_out, mode, gain, groups)*math.sqrt(scale)
     if distribution == 'normal': return normal(t, 0., std, generator=generator)
@@ -105,32 +117,32 @@ _cut = math.sqrt(1 - 4*math.exp(-2)/math.sqrt(2*math.pi)/math.erf(math.sqrt(2)))
 
 # %% ../../nbs/init/schemes.ipynb #256d7d73
 @_scheme
-def xavier_uniform(t, fan_in=None, fan_out=None, gain=1., mode='fan_avg', groups:int=1, generator=None):
+def xavier_uniform(t:_Tensor, fan_in:_FanIn=None, fan_out:_FanOut=None, gain:_Gain=1., mode:_Mode='fan_avg', groups:_Groups=1, generator:_Generator=None):
     "Uniform with variance gain²/fan_avg: a compromise between forward and backward. Glorot & Bengio 2010"
     return variance_scaling(t, 1., mode, 'uniform', gain, fan_in, fan_out, groups, generator)
 
 @_scheme
-def xavier_normal(t, fan_in=None, fan_out=None, gain=1., mode='fan_avg', groups:int=1, generator=None):
+def xavier_normal(t:_Tensor, fan_in:_FanIn=None, fan_out:_FanOut=None, gain:_Gain=1., mode:_Mode='fan_avg', groups:_Groups=1, generator:_Generator=None):
     "Normal with variance gain²/fan_avg. Glorot & Bengio 2010"
     return variance_scaling(t, 1., mode, 'normal', gain, fan_in, fan_out, groups, generator)
 
 @_scheme
-def kaiming_uniform(t, fan_in=None, fan_out=None, gain='relu', mode='fan_in', groups:int=1, generator=None):
+def kaiming_uniform(t:_Tensor, fan_in:_FanIn=None, fan_out:_FanOut=None, gain:_Gain='relu', mode:_Mode='fan_in', groups:_Groups=1, generator:_Generator=None):
     "Uniform with variance gain²/fan_in; `gain` may name the activation that follows. He et al. 2015"
     return variance_scaling(t, 1., mode, 'uniform', gain, fan_in, fan_out, groups, generator)
 
 @_scheme
-def kaiming_normal(t, fan_in=None, fan_out=None, gain='relu', mode='fan_in', groups:int=1, generator=None):
+def kaiming_normal(t:_Tensor, fan_in:_FanIn=None, fan_out:_FanOut=None, gain:_Gain='relu', mode:_Mode='fan_in', groups:_Groups=1, generator:_Generator=None):
     "Normal with variance gain²/fan_in; `gain` may name the activation that follows. He et al. 2015"
     return variance_scaling(t, 1., mode, 'normal', gain, fan_in, fan_out, groups, generator)
 
 @_scheme
-def lecun_uniform(t, fan_in=None, fan_out=None, gain=1., mode='fan_in', groups:int=1, generator=None):
+def lecun_uniform(t:_Tensor, fan_in:_FanIn=None, fan_out:_FanOut=None, gain:_Gain=1., mode:_Mode='fan_in', groups:_Groups=1, generator:_Generator=None):
     "Uniform with variance gain²/fan_in. LeCun et al. 1998"
     return variance_scaling(t, 1., mode, 'uniform', gain, fan_in, fan_out, groups, generator)
 
 @_scheme
-def lecun_normal(t, fan_in=None, fan_out=None, gain=1., mode='fan_in', groups:int=1, generator=None):
+def lecun_normal(t:_Tensor, fan_in:_FanIn=None, fan_out:_FanOut=None, gain:_Gain=1., mode:_Mode='fan_in', groups:_Groups=1, generator:_Generator=None):
     "Truncated normal with variance gain²/fan_in; what SELU asks for. LeCun et al. 1998"
     return variance_scaling(t, 1., mode, 'truncated_normal', gain, fan_in, fan_out, groups, generator)
 
@@ -144,17 +156,17 @@ def _q(n, rows, cols, x, generator):
     return q.transpose(1,2) if rows < cols else q
 
 @_scheme
-def orthogonal(t,
+def orthogonal(t:_Tensor,
     gain=1.,          # Factor, or the name of the activation that follows
     groups:int=1,     # Groups of a convolution; each is orthogonal by itself
-    generator=None):
+    generator:_Generator=None):
     "Rows, or columns if there are more rows, are orthonormal times `gain`. Saxe, McClelland, Ganguli 2014"
     gain = _gain(gain) if isinstance(gain, str) else gain
     if t.ndim < 2: raise ValueError(f"orthogonal: shape {tuple(t.shape)} is no matrix")
     return _fill(t, lambda x: x.copy_(_q(groups, x.shape[0]//groups, x[0].numel(), x, generator).reshape(x.shape)*gain))
 
 @_scheme
-def delta_orthogonal(t, gain=1., groups:int=1, generator=None):
+def delta_orthogonal(t:_Tensor, gain:_Gain=1., groups:_Groups=1, generator:_Generator=None):
     "An orthogonal matrix at the centre of the kernel, zero elsewhere: keeps lengths through a convolution. Xiao et al. 2018, arXiv 1806.05393"
     gain = _gain(gain) if isinstance(gain, str) else gain
     if t.ndim < 3: return orthogonal(t, gain, groups, generator)
@@ -166,7 +178,7 @@ def delta_orthogonal(t, gain=1., groups:int=1, generator=None):
 
 # %% ../../nbs/init/schemes.ipynb #c09b63c8
 @_scheme
-def identity(t, gain=1., groups:int=1, generator=None):
+def identity(t:_Tensor, gain:_Gain=1., groups:_Groups=1, generator:_Generator=None):
     "Ones on the diagonal times `gain`; for a convolution at the centre of the kernel (dirac)"
     gain = _gain(gain) if isinstance(gain, str) else gain
     if t.ndim < 2: raise ValueError(f"identity: shape {tuple(t.shape)} is no matrix")
@@ -179,16 +191,16 @@ def identity(t, gain=1., groups:int=1, generator=None):
     return _fill(t, f)
 
 @_scheme
-def dirac(t, gain=1., groups:int=1, generator=None):
+def dirac(t:_Tensor, gain:_Gain=1., groups:_Groups=1, generator:_Generator=None):
     "The same as `identity`: the convolution hands its input on"
     return identity(t, gain, groups, generator)
 
 @_scheme
-def sparse(t,
+def sparse(t:_Tensor,
     sparsity:float=.9,     # Share of zeros among the inputs of each unit, 0 to 1
     std:float|None=None,   # Of the others; keeps the mean square if not given
     gain=1.,               # Factor, or the name of the activation that follows
-    generator=None):
+    generator:_Generator=None):
     "Each unit keeps the same number of inputs, drawn from a normal. Martens 2010"
     if not 0 <= sparsity < 1: raise ValueError(f"sparse: sparsity={sparsity} is not a share; give a number from 0 to 1, for example .9")
     def f(x):

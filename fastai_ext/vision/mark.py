@@ -123,8 +123,12 @@ class Mark:
         m.__dict__['_last'] = None
         return m
 
-    def draw(self, px, angle=0., opacity=1.):
-        "The `Patch` of this mark, `px` pixels along the side that `size` measures, before it is turned by `angle` degrees; kept for the next call"
+    def draw(self,
+        px:int,           # Pixels along the side that `size` measures, before the mark is turned; >= 1
+        angle:float=0.,   # Degrees counter-clockwise
+        opacity:float=1., # 0 to 1
+    ) -> Patch:
+        "The pixels of this mark, kept for the next call"
         key,last = (px,angle,opacity),self._last  # a sampler's thousand marks keep none
         if last and last[0] == key: return last[1]
         patch = drawn.get((self._ink, px, self._axis, angle), lambda: self._turned(px, angle), lambda p: p.n_bytes).faded(opacity)
@@ -329,13 +333,22 @@ class MarkSampler:
             self._marks[key] = self._first._unchecked(text=text, logo=logo, font=None if font is None else str(font), color=rgb(color))
         return self._marks[key]
 
-    def choose(self, seed=0, key='', split=0) -> Mark:
+    def choose(self,
+        seed=0,    # A number or text: with `key`, decides
+        key='',    # What to tell pictures apart by
+        split=0,   # 0 for training, 1 for validation: each has logos of its own
+    ) -> Mark:
         "The `Mark` for the picture known by `key`"
         kind,logo,text,font,color,*_ = _uniforms(seed, key, 'choose')
         logos = self.logos[1 if split else 0]
         if logos and (not self.texts or kind<.5): return self._mark(None, _choose(logos, logo), None, 'white')
         return self._mark(_choose(self.texts, text), None, _choose(self.fonts, font), _choose(self.colors, color))
 
-    def place(self, size, seed=0, key='', split=0):
-        "As `Mark.place`"
+    def place(self,
+        size:tuple,  # (width, height) of the picture, pixels
+        seed=0,      # A number or text: with `key`, decides everything
+        key='',      # What to tell pictures apart by, such as a file's name
+        split=0,     # 0 for training, 1 for validation
+    ):
+        "The `Placement` of the mark chosen for this picture, as `Mark.place`"
         return self.choose(seed, key, split).place(size, seed, key, split)

@@ -32,6 +32,7 @@ class Record:
 def _type(anno):
     "The annotation in short: `Learner` for `fastai.learner.Learner`, nothing for what a default of None says"
     if anno in (empty, type(None)): return ''
+    if hasattr(anno, '__metadata__'): anno = anno.__origin__  # `Annotated`: its words are shown beside the name
     text = anno if isinstance(anno, str) else inspect.formatannotation(anno)
     return re.sub(r'\b(?:\w+\.)+(?=\w)', '', text).strip("'")
 
