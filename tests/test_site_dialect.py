@@ -68,3 +68,8 @@ def test_tables_of_the_readme():
     from readme import table
     assert table('<table><tr><th>a</th><th>b</th></tr><tr><td>1</td><td>x|y</td></tr></table>') == '| a | b |\n|---|---|\n| 1 | x\\|y |'
     assert table('<p>no table</p>') == ''
+
+def test_names_are_shown_in_the_order_of_the_source():
+    from pages import read_page
+    shown = [c.show.name for c in read_page(root/'nbs/init/schemes.ipynb', root).cells if getattr(c, 'show', None)]
+    assert shown[:6] == ['zeros','ones','constant','uniform','normal','trunc_normal']

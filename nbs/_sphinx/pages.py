@@ -1,6 +1,7 @@
 "Read a notebook as nbdev does: hide what is to be hidden, and say which objects it shows"
 import ast
 from importlib import import_module
+from itertools import groupby
 
 from nbdev import processors as P
 from nbdev.process import NBProcessor, Processor
@@ -15,6 +16,14 @@ def show_call(source):
     except SyntaxError: return None
     calls = [o.value for o in body if isinstance(o, ast.Expr) and isinstance(o.value, ast.Call) and getattr(o.value.func, 'id', '')=='show_doc']
     return calls[0] if calls else None
+
+class show_in_order(P.add_show_docs):
+    "nbdev shows the names that one cell exports from the last to the first; here they come as they are written"
+    def begin(self):
+        super().begin()
+        cells = self.nb.cells
+        cells[:] = [c for shown,run in groupby(cells, lambda c: bool(getattr(c, 'has_sd', False)))
+                    for c in (reversed(list(run)) if shown else list(run))]
 
 class show_records(Processor):
     "Instead of running `show_doc`, take the object from the package itself and note all that is to be said of it"
@@ -42,7 +51,7 @@ class show_records(Processor):
 class Page(P.FilterDefaults):
     "nbdev's processors, without Quarto's boxes and without running the notebook"
     def base_procs(self):
-        return [P.FrontmatterProc, P.populate_language, P.add_show_docs, P.strip_ansi, P.hide_line, P.filter_stream_, P.rm_header_dash,
+        return [P.FrontmatterProc, P.populate_language, show_in_order, P.strip_ansi, P.hide_line, P.filter_stream_, P.rm_header_dash,
                 show_records, P.rm_export, P.ai_magics, P.clean_magics, P.hide_, P.mv_exports, P.strip_hidden_metadata]
 
 def read_page(path, root):
