@@ -1,5 +1,5 @@
 "What pip gets: an sdist that builds, and a wheel from it with every requirement, extra, entry point and subpackage"
-import configparser, re, subprocess, sys, tarfile, zipfile
+import configparser, json, re, subprocess, sys, tarfile, zipfile
 from email import message_from_bytes
 from pathlib import Path
 
@@ -75,3 +75,11 @@ def test_missing_settings_stops_the_build(tmp_path):
         (tmp_path/f).write_bytes((root/f).read_bytes())
     res = subprocess.run([sys.executable, 'setup.py', '--quiet', '--version'], cwd=tmp_path, capture_output=True, text=True)
     assert res.returncode != 0 and 'settings.ini' in res.stderr
+
+def test_the_install_page_prints_the_extras_of_today():
+    cells = json.loads((root/'nbs/guide/install.ipynb').read_text(encoding='utf-8'))['cells']
+    printed = [l for c in cells for o in c.get('outputs', ()) for l in o.get('text', ())]
+    for extra,reqs in listed().items():
+        if extra is None: continue
+        line, = (l for l in printed if l.startswith(f'pip install -e ".[{extra}]"'))
+        assert sorted(line.partition(']"')[2].strip().split(', ')) == reqs, 'run python nbs/_tools/nb.py run nbs/guide/install.ipynb'
