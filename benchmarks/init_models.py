@@ -6,10 +6,10 @@ import time
 from collections import Counter
 
 import torch
-from fastai_ext.init.policy import init_plan
-from fastai_ext.init.probe import model_kept
-from fastai_ext.init.provenance import provenance
-from fastai_ext.roles import is_norm
+from fastai_ext.init.auto import init_plan
+from fastai_ext.keep.state import model_kept
+from fastai_ext.model.provenance import provenance
+from fastai_ext.model.roles import is_norm
 from zoo import sweep
 
 def rms(model, batch):

@@ -7,8 +7,8 @@ from collections import Counter
 
 import torch
 from fastai_ext.init.lsuv import lsuv
-from fastai_ext.init.probe import forward
-from fastai_ext.weights import weights
+from fastai_ext.keep.batch import forward
+from fastai_ext.model.weights import weights
 from zoo import sweep
 
 def inputs(name, batch):

@@ -6,13 +6,13 @@
 __all__ = []
 
 # %% ../nbs/all.ipynb #629c0aea
-from .weights import *
-from .init.provenance import *
-from .init.flow import *
+from .model.weights import *
+from .model.provenance import *
+from .model.flow import *
 from .init.schemes import schemes as schemes, scheme as scheme  # not the functions: `ones`, `normal` and the like are common names
-from .init.gain import *
-from .roles import Role as Role, roles as roles
-from .init.policy import *
+from .model.activation import *
+from .model.roles import Role as Role, roles as roles
+from .init.auto import *
 from .init.plan import *
 from .init.recipes import recipes as recipes, recipe as recipe
 from .init.head import *
@@ -24,10 +24,10 @@ from .regularize.penalty import *
 from .tabular.rows import *
 from .tabular.trees import *
 from .tabular.ensemble import *
-from .tabular.interpret import *
+from .tabular.explain import *
 from .callbacks import *
-from .contract import *
-from .contract_harness import *
+from .contract.check import *
+from .contract.harness import *
 from .vision.augment import *
 from .vision.folder import *
 from .vision.mark import *

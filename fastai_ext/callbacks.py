@@ -15,7 +15,7 @@ from fastcore.basics import store_attr
 from fastcore.foundation import L
 
 import fastai_ext
-from .contract import check_callbacks
+from .contract.check import check_callbacks
 from .init.callback import Init
 from .init.head import HeadPrior
 from .init.lsuv import LSUV

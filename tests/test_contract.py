@@ -1,4 +1,4 @@
-"Every public callback keeps the promises of fastai_ext.contract; the battery itself is fair, and says what it sees"
+"Every public callback keeps the promises of fastai_ext.contract.check; the battery itself is fair, and says what it sees"
 import pytest, torch
 from torch import nn
 from fastai.callback.core import Callback
@@ -13,8 +13,8 @@ from fastai.losses import MSELossFlat
 from fastai.torch_core import set_seed
 
 from fastai_ext.callbacks import callback_examples, callback_order, check_all, public_callbacks
-from fastai_ext.contract import ContractError, check_callback, check_callbacks
-from fastai_ext.contract_harness import Broken, NotOwed, SynthItems, contract_learner, promise, promises
+from fastai_ext.contract.check import ContractError, check_callback, check_callbacks
+from fastai_ext.contract.harness import Broken, NotOwed, SynthItems, contract_learner, promise, promises
 
 groups = dict(
     made    = 'repr construct pickle events'.split(),

@@ -7,7 +7,7 @@ import pytest
 from browser import Browser, chromium
 from conftest import root
 
-command = [sys.executable, '-W', 'ignore', '-c', 'import sys; from fastai_ext.demo import main; sys.exit(main())']
+command = [sys.executable, '-W', 'ignore', '-c', 'import sys; from fastai_ext.demo.command import main; sys.exit(main())']
 env = {**os.environ, 'PYTHONPATH': str(root), 'OMP_NUM_THREADS': '1'}
 
 def demo(*args, cwd=None): return subprocess.run([*command, *map(str, args)], cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
@@ -84,7 +84,7 @@ def test_the_page_in_a_browser(quick):
         assert not b.errors and all(o.startswith(('data:','file:')) for o in b.requests)
 
 def test_a_second_run_takes_the_place_of_the_first(quick):
-    from fastai_ext.demo import check_out, page, write
+    from fastai_ext.demo.command import check_out, page, write
     old = (quick[0]/'index.html').read_text(encoding='utf-8')
     try:
         check_out(quick[0])
@@ -120,7 +120,7 @@ def test_what_is_in_the_way_is_left_alone(make, match, tmp_path):
     assert tree(tmp_path) == before
 
 def test_an_empty_folder_is_fine_and_a_check_leaves_nothing(tmp_path):
-    from fastai_ext.demo import check_out
+    from fastai_ext.demo.command import check_out
     check_out(tmp_path)
     check_out(tmp_path/'a'/'b')
     assert os.listdir(tmp_path) == []
@@ -131,7 +131,7 @@ def test_arguments_that_do_not_fit(args, tmp_path):
     assert res.returncode == 2 and 'error:' in res.stderr and os.listdir(tmp_path) == []
 
 def test_help_imports_nothing_heavy():
-    code = ('import sys, fastai_ext.demo as d\ntry: d.main(["--help"])\nexcept SystemExit as e: assert e.code == 0\n'
+    code = ('import sys, fastai_ext.demo.command as d\ntry: d.main(["--help"])\nexcept SystemExit as e: assert e.code == 0\n'
             'assert not {"torch","fastai","numpy","PIL"} & set(sys.modules)')
     res = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
     assert res.returncode == 0 and '--quick' in res.stdout, res.stderr
@@ -147,7 +147,7 @@ def test_an_interrupt_leaves_nothing(tmp_path):
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='Windows has no limit on the size of a file')
 def test_a_failing_write_leaves_nothing(tmp_path):
-    code = ("import resource, sys\nfrom pathlib import Path\nfrom fastai_ext.demo_page import write\n"
+    code = ("import resource, sys\nfrom pathlib import Path\nfrom fastai_ext.demo.page import write\n"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (1000,1000))\n"
             "try: write(Path(sys.argv[1])/'a'/'b', 'x'*10_000)\nexcept OSError as e: print(e.strerror)")
     plain = {k:v for k,v in env.items() if not k.startswith('COV')}  # the limit would be that of coverage's files too
@@ -155,7 +155,7 @@ def test_a_failing_write_leaves_nothing(tmp_path):
     assert res.stdout.strip() == 'File too large' and os.listdir(tmp_path) == [], res.stderr
 
 def test_the_bar_on_a_terminal():
-    from fastai_ext.demo_runs import Terminal
+    from fastai_ext.demo.runs import Terminal
     class Tty(io.StringIO):
         def isatty(self): return True
     out = Tty()
@@ -167,7 +167,7 @@ def test_the_bar_on_a_terminal():
     assert [o.count('█') for o in lines] == [0,6,12,24] and all(o.startswith('  Halves ') for o in lines)
 
 def test_a_terminal_of_old():
-    from fastai_ext.demo_runs import Terminal
+    from fastai_ext.demo.runs import Terminal
     out = io.TextIOWrapper(io.BytesIO(), encoding='cp1252')
     with Terminal(out).part('Old', 1): pass
     out.flush()

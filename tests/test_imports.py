@@ -25,23 +25,22 @@ def ours(name, nodes):
     return {m for m in res if m in modules and m != name}
 
 def family(name):
-    "`fastai_ext.init.lsuv` is in `init`; a module at the top is its own family, up to the first underscore"
-    part = name.removeprefix('fastai_ext').strip('.').split('.')[0]
-    return part.split('_')[0]
+    "`fastai_ext.init.lsuv` is in `init`; a module at the top is its own family"
+    return name.removeprefix('fastai_ext').strip('.').split('.')[0]
 
 def families(name): return {family(m) for m in imported(name)} - {'', family(name)}
 
-allowed = {
-    'table': set(), 'weights': {'roles', 'effective', 'table'}, 'roles': {'effective'}, 'effective': set(),
-    'init': {'weights', 'roles', 'effective', 'table'}, 'regularize': {'weights', 'roles', 'effective'}, 'losses': set(),
-    'tabular': set(), 'vision': set(), 'contract': set(),
+allowed = {  # the house: a family may know those below it
+    'table': set(), 'model': {'table'}, 'keep': {'model', 'table'},
+    'init': {'model', 'keep', 'table'}, 'regularize': {'model', 'keep', 'table'}, 'losses': {'table'},
+    'tabular': {'table'}, 'vision': {'table'}, 'contract': {'table'},
 }
 free = {'callbacks', 'demo', 'guide', 'all', ''}  # those may know everybody
 
 def test_imports_are_read():
     "The registry imports in every way that there is, so a reader that sees nothing would show"
     seen = imported('fastai_ext.callbacks')
-    assert {'fastai_ext', 'fastai_ext.contract', 'fastai_ext.init.callback', 'fastai_ext.regularize.penalty'} <= seen
+    assert {'fastai_ext', 'fastai_ext.contract.check', 'fastai_ext.init.callback', 'fastai_ext.regularize.penalty'} <= seen
     assert families('fastai_ext.callbacks') >= {'contract', 'init', 'regularize'}
 
 @pytest.mark.parametrize('name', [m for m in modules if family(m) not in free])
@@ -50,7 +49,7 @@ def test_arrows_point_one_way(name):
     assert families(name) <= allowed[family(name)]
 
 def test_weights_know_torch_only():
-    for name in ('fastai_ext.weights', 'fastai_ext.roles', 'fastai_ext.effective', 'fastai_ext.table'):
+    for name in ('fastai_ext.model.weights', 'fastai_ext.model.roles', 'fastai_ext.model.effective', 'fastai_ext.table'):
         tree = ast.parse((root/modules[name]).read_text(encoding='utf-8'))
         tops = [n for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom)) and not getattr(n, 'level', 0)]
         names = {(a.name if isinstance(n, ast.Import) else n.module).split('.')[0] for n in tops for a in n.names}
@@ -99,8 +98,9 @@ def names_of(module): return getattr(importlib.import_module(module), '__all__',
 def test_public_names_exist(name): assert [n for n in names_of(name) if not hasattr(importlib.import_module(name), n)] == []
 
 engines = {  # called by other modules of the package; a user who needs one imports it by its path
-    'fastai_ext.demo', 'fastai_ext.demo_page', 'fastai_ext.demo_runs', 'fastai_ext.demo_show', 'fastai_ext.effective', 'fastai_ext.roles', 'fastai_ext.table',
-    'fastai_ext.init.probe', 'fastai_ext.init.recipes', 'fastai_ext.init.sandbox', 'fastai_ext.init.special',
+    'fastai_ext.demo.command', 'fastai_ext.demo.page', 'fastai_ext.demo.runs', 'fastai_ext.demo.show',
+    'fastai_ext.model.effective', 'fastai_ext.model.roles', 'fastai_ext.table',
+    'fastai_ext.keep.batch', 'fastai_ext.keep.state', 'fastai_ext.keep.learner', 'fastai_ext.init.recipes', 'fastai_ext.init.special',
     'fastai_ext.init.schemes',  # `ones`, `normal` and the like are common names; `scheme` and `schemes` are in `all`
     'fastai_ext.vision.command', 'fastai_ext.vision.patch', 'fastai_ext.vision.workers',
 }

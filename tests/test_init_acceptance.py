@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations
 from fastai.basics import DataLoaders, DataLoader, Learner, CrossEntropyLossFlat, L, params, load_learner
 from fastai.vision.all import MixedPrecision
 from fastai_ext.init.callback import Init
-from fastai_ext.init.policy import init_plan
+from fastai_ext.init.auto import init_plan
 from fastai_ext.init.schemes import sparse
 
 def start(m, scheme='auto', seed=0, **kw): init_plan(m, scheme, **kw).apply(seed); return m

@@ -5,8 +5,8 @@ from conftest import root
 sys.path.insert(0, str(root/'benchmarks'))
 from init_models import rms
 from zoo import fastai_zoo, hf_zoo, torchvision_zoo
-from fastai_ext.init.policy import init_plan
-from fastai_ext.init.provenance import provenance
+from fastai_ext.init.auto import init_plan
+from fastai_ext.model.provenance import provenance
 
 sample = {'xresnet18', 'DynamicUnet', 'basic_generator', 'basic_critic', 'AWD_LSTM language model', 'AWD_LSTM classifier', 'TabularModel', 'EmbeddingDotBias',
           'mobilenet_v3_small', 'squeezenet1_1', 'shufflenet_v2_x0_5', 'lraspp_mobilenet_v3_large', 'ssdlite320_mobilenet_v3_large', 'swin_t', 'r3d_18',

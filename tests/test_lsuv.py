@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations
 
 from fastai_ext.init.callback import Init
 from fastai_ext.init.lsuv import LSUV, lsuv, orthonormal, unit_scale
-from fastai_ext.init.probe import forward
+from fastai_ext.keep.batch import forward
 
 
 def stds(m, x, train=None):

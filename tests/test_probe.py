@@ -13,9 +13,10 @@ from fastcore.foundation import L
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from fastai_ext.init.probe import check_batch, check_ready, forward, loader_kept, model_kept, peek_batch, rng_kept, train_batch
-from fastai_ext.init.sandbox import learner_kept
+from fastai_ext.keep.state import loader_kept, model_kept, rng_kept
 
+from fastai_ext.keep.batch import check_batch, check_ready, forward, peek_batch, train_batch
+from fastai_ext.keep.learner import learner_kept
 
 def frozen(o):
     "A comparable copy of a state"

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import init
 
 import fastai_ext.init.report  # noqa: F401  patches Learner
-from fastai_ext.init.probe import train_batch
+from fastai_ext.keep.batch import train_batch
 from fastai_ext.init.report import symmetric_share
 
 def learner(m, n_in=6, n_out=3, n=64, loss=None, cbs=None, bs=32):

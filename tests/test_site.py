@@ -35,7 +35,7 @@ def test_a_search_finds_a_public_name(site, tab):
     tab.width(1280)
     tab.go((site/'search.html').as_uri() + '?q=weights')
     links = "[...document.querySelectorAll('#search-results li a')].map(o => o.href)"  # they come one after the other
-    def found(): return any(h.endswith('weights.html#fastai_ext.weights.weights') for h in tab.js(links))
+    def found(): return any(h.endswith('weights.html#fastai_ext.model.weights.weights') for h in tab.js(links))
     browser.until(found, what='the result of the search')
 
 def test_pages_are_quiet_and_fit_a_phone(site, tab):
@@ -55,9 +55,9 @@ widest = "[...document.querySelectorAll('article *')].filter(o => o.getBoundingC
 def test_our_names_can_be_linked_to_from_elsewhere(site):
     from sphinx.util.inventory import InventoryFile
     with (site/'objects.inv').open('rb') as f: names = InventoryFile.load(f, 'https://example.org', lambda *o: '/'.join(o))
-    assert 'fastai_ext.weights.weights' in names['py:function'] and 'fastai_ext.weights' in names['py:module']
+    assert 'fastai_ext.model.weights.weights' in names['py:function'] and 'fastai_ext.model.weights' in names['py:module']
     html = (site/'weights.html').read_text(encoding='utf-8')
-    assert 'id="fastai_ext.weights.weights"' in html and 'id="weights"' in html  # Sphinx's anchor and nbdev's
+    assert 'id="fastai_ext.model.weights.weights"' in html and 'id="weights"' in html  # Sphinx's anchor and nbdev's
 
 def test_names_link_to_their_documentation(site):
     html = (site/'contract.html').read_text(encoding='utf-8')

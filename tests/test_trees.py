@@ -356,7 +356,7 @@ def test_unknown_target_classes_in_new_rows_are_named():
 # --- importance
 
 def test_19_a_column_and_its_gaps_are_shuffled_together():
-    import fastai_ext.tabular.interpret  # noqa: F401  adds importance
+    import fastai_ext.tabular.explain  # noqa: F401  adds importance
     df = diabetes()
     gone = np.random.RandomState(0).rand(len(df)) < .5
     df['bmi'] = df.bmi.where(~gone)
@@ -368,7 +368,7 @@ def test_19_a_column_and_its_gaps_are_shuffled_together():
     assert torch.equal(before, tl.get_preds()[0]) and (tl.importance(n=3) == imp).all().all()
 
 def test_importance_of_an_ensemble_and_of_a_function_of_the_target():
-    import fastai_ext.tabular.interpret  # noqa: F401  adds importance
+    import fastai_ext.tabular.explain  # noqa: F401  adds importance
     from fastai_ext.tabular.ensemble import ensemble
     dls = diabetes_dls()
     tl = fitted(dls, y_tfm=(np.log, np.exp))

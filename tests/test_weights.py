@@ -4,8 +4,8 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from fastai_ext.roles import roles
-from fastai_ext.weights import weights
+from fastai_ext.model.roles import roles
+from fastai_ext.model.weights import weights
 
 layers = [nn.Linear(3,5), nn.Conv1d(4,6,3,groups=2), nn.Conv2d(3,5,3), nn.Conv3d(2,4,3), nn.ConvTranspose1d(4,6,3,groups=2), nn.ConvTranspose2d(4,6,4,2),
           nn.Bilinear(2,3,4), nn.Embedding(7,3), nn.EmbeddingBag(7,3), nn.LSTM(3,4,2,bidirectional=True,proj_size=2), nn.GRU(3,4,2), nn.RNN(3,4),

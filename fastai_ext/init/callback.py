@@ -12,10 +12,10 @@ import torch.distributed as dist
 from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.learner import Learner
 from fastcore.basics import patch
-from .policy import check_scheme, init_plan
-from .probe import rng_kept
-from .provenance import _versions, versions
-from ..weights import unwrap
+from .auto import check_scheme, init_plan
+from ..keep.state import rng_kept
+from ..model.provenance import _versions, versions
+from ..model.weights import unwrap
 
 # %% ../../nbs/init/callback.ipynb #63c02d35
 def _shared_seed(seed):

@@ -17,12 +17,13 @@ from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 
 from .callback import Init  # noqa: F401 `init_weights`
-from .policy import check_scheme,init_plan
-from .probe import check_batch,check_ready,peek_batch,rng_kept
-from .provenance import provenance
-from .sandbox import learner_kept
+from .auto import check_scheme,init_plan
+from ..keep.state import rng_kept
+from ..keep.batch import check_batch, check_ready, peek_batch
+from ..model.provenance import provenance
+from ..keep.learner import learner_kept
 from ..table import Table
-from ..weights import unwrap
+from ..model.weights import unwrap
 
 # %% ../../nbs/init/find.ipynb #b395c62c
 _defaults = ('as it is','auto','kaiming_normal','xavier_normal','orthogonal','lsuv','lsuv orthogonal')

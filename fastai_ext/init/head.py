@@ -12,11 +12,11 @@ from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastcore.basics import patch
 from .callback import Init
-from .flow import flow
-from .probe import loader_kept, rng_kept
-from .provenance import provenance, versions
+from ..model.flow import flow
+from ..keep.state import loader_kept, rng_kept
+from ..model.provenance import provenance, versions
 from .special import log_prior, prior_bias
-from ..weights import unwrap, weights
+from ..model.weights import unwrap, weights
 
 # %% ../../nbs/init/head.ipynb #3979554f
 _softmax = ('CrossEntropy','LabelSmoothing','FocalLoss','NLLLoss')

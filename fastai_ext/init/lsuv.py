@@ -18,11 +18,12 @@ from fastai.callback.core import Callback,TrainEvalCallback
 from fastcore.basics import store_attr
 
 from .callback import Init,_forget
-from .probe import check_batch,check_ready,forward,rng_kept,train_batch
-from .provenance import provenance,versions
-from ..roles import ends_experts
+from ..keep.state import rng_kept
+from ..keep.batch import check_batch, check_ready, forward, train_batch
+from ..model.provenance import provenance,versions
+from ..model.roles import ends_experts
 from ..table import Table
-from ..weights import unwrap,weights
+from ..model.weights import unwrap,weights
 
 # %% ../../nbs/init/lsuv.ipynb #64e84e74
 def _wide(t): return t if t.dtype==torch.float64 else t.float()

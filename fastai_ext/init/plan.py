@@ -10,11 +10,11 @@ import inspect, zlib
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 import torch
-from .gain import gain
-from .probe import rng_kept
+from ..model.activation import gain
+from ..keep.state import rng_kept
 from .schemes import scheme as _scheme, _free
 from ..table import Table
-from ..weights import _as_list
+from ..model.weights import _as_list
 
 # %% ../../nbs/init/plan.ipynb #9a87949a
 @dataclass

@@ -7,9 +7,9 @@ __all__ = ['recipes', 'recipe', 'irnn', 'chrono', 'zero_gamma', 'fixup', 'mimeti
 
 # %% ../../nbs/init/recipes.ipynb #bf4f2cb8
 from torch import nn
-from .flow import Follow
+from ..model.flow import Follow
 from .special import chrono as _chrono, fixup_scale, from_larger, mimetic_qk, mimetic_vo
-from ..weights import weights
+from ..model.weights import weights
 
 # %% ../../nbs/init/recipes.ipynb #5bb7ed76
 recipes = {}

@@ -17,11 +17,11 @@ from fastai.learner import Learner
 from fastcore.basics import patch
 from fastcore.foundation import L
 
-from .flow import flow
-from .probe import check_batch,check_ready,fp32,peek_batch,set_mode
-from .sandbox import learner_kept
+from ..model.flow import flow
+from ..keep.batch import check_batch, check_ready, fp32, peek_batch, set_mode
+from ..keep.learner import learner_kept
 from ..table import Table
-from ..weights import unwrap,weights
+from ..model.weights import unwrap,weights
 
 # %% ../../nbs/init/report.ipynb #57429c69
 @dataclass

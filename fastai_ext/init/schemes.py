@@ -12,7 +12,7 @@ import difflib, math
 from typing import Annotated
 import torch
 from fastcore.basics import listify
-from .gain import gain as _gain
+from ..model.activation import gain as _gain
 
 # %% ../../nbs/init/schemes.ipynb #6bb3458b
 # what a parameter of that name is, in every scheme

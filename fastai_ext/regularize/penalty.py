@@ -14,7 +14,7 @@ from fastai.learner import ValueMetric
 from fastai.optimizer import OptimWrapper
 from fastcore.basics import basic_repr
 from fastcore.foundation import L
-from ..weights import weights
+from ..model.weights import weights
 
 # %% ../../nbs/regularize/penalty.ipynb #c9789a95
 _reserved = 'lr mom wd eps sqr_mom params betas weight_decay momentum'.split()
