@@ -6,6 +6,7 @@ import pytest
 
 root = Path(__file__).resolve().parent.parent
 os.environ.setdefault('MPLBACKEND', 'agg')
+os.environ.pop('PYTHONWARNINGS', None)  # a caller's filter would hide the warnings that pages promise
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # two workers on two cores; equal sums on every machine
 
 @pytest.hookimpl(tryfirst=True)

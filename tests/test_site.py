@@ -35,7 +35,7 @@ def test_a_search_finds_a_public_name(site, tab):
     tab.width(1280)
     tab.go((site/'search.html').as_uri() + '?q=weights')
     links = "[...document.querySelectorAll('#search-results li a')].map(o => o.href)"  # they come one after the other
-    def found(): return any(h.endswith('weights.html#fastai_ext.model.weights.weights') for h in tab.js(links))
+    def found(): return any(h.endswith('model/weights.html#fastai_ext.model.weights.weights') for h in tab.js(links))
     browser.until(found, what='the result of the search')
 
 def test_pages_are_quiet_and_fit_a_phone(site, tab):
@@ -56,11 +56,11 @@ def test_our_names_can_be_linked_to_from_elsewhere(site):
     from sphinx.util.inventory import InventoryFile
     with (site/'objects.inv').open('rb') as f: names = InventoryFile.load(f, 'https://example.org', lambda *o: '/'.join(o))
     assert 'fastai_ext.model.weights.weights' in names['py:function'] and 'fastai_ext.model.weights' in names['py:module']
-    html = (site/'weights.html').read_text(encoding='utf-8')
+    html = (site/'model/weights.html').read_text(encoding='utf-8')
     assert 'id="fastai_ext.model.weights.weights"' in html and 'id="weights"' in html  # Sphinx's anchor and nbdev's
 
 def test_names_link_to_their_documentation(site):
-    html = (site/'contract.html').read_text(encoding='utf-8')
+    html = (site/'contract/check.html').read_text(encoding='utf-8')
     assert 'https://docs.fast.ai/' in html
 
 def test_readme_is_in_step(tmp_path):
@@ -74,7 +74,7 @@ def test_links_of_the_readme_lead_somewhere():
     text = (root/'README.md').read_text(encoding='utf-8')
     for target in re.findall(r'\]\((?![a-z]+:|#)([^)#\s]+)', text): assert (root/target).exists(), target
 
-@pytest.mark.parametrize('toc,says', [('- A: [nowhere]', 'no such notebook'), ('- A: []', 'does not list'), ('- A: [weights, weights]', 'twice')])
+@pytest.mark.parametrize('toc,says', [('- A: [nowhere]', 'no such notebook'), ('- A: []', 'does not list'), ('- A: [model/weights, model/weights]', 'twice')])
 def test_a_page_missing_from_the_contents_stops_the_build(tmp_path, toc, says):
     (tmp_path/'toc.yml').write_text(toc)
     code = f"import sys; sys.path.insert(0, {str(root/'nbs/_sphinx')!r}); import build; build.read_toc(build.Path({str(tmp_path/'toc.yml')!r}))"
