@@ -9,9 +9,11 @@ import argparse, os, shutil, statistics, subprocess, sys, tempfile, time
 from pathlib import Path
 from PIL import Image, ImageFile
 from sklearn.datasets import load_sample_images
+from fastai_ext.vision.files.record import Record
 from fastai_ext.vision.folder import FolderRun, stamp_folder
 from fastai_ext.vision.mark import Mark
 from fastai_ext.vision.save import jpeg_tables
+from fastai_ext.vision.workers import Job
 PHOTOS = [Image.fromarray(o) for o in load_sample_images().images]
 MARKS = dict(text=Mark('© me 2026', size=.25, pos='random'))
 
@@ -65,12 +67,14 @@ def cpu(tmp, rounds, args):
                 fresh(plain).mkdir()
                 run = FolderRun(src, fresh(tmp/'stamped'), mark, n_workers=1)
                 run._open_dst()
-                stamping,total = run._inline(),[0.,0.]  # the generator that `run.run()` goes through
+                run.record = Record(run.dst)
+                job = Job(run.src, run.dst, run.mark, run.options, run.digest)
+                stamping,total = run._inline(job),[0.,0.]  # the generator that `run.run()` goes through
                 for p in src.iterdir():
                     a = time.process_time()
                     copy_one(p, plain)
                     b = time.process_time()
-                    for what in next(stamping): run._count(*what)
+                    for what in next(stamping): run._count(what)
                     total = [total[0]+b-a, total[1]+time.process_time()-b]
                 stamping.close()
                 if i: rs.append(total[1]/total[0])

@@ -29,6 +29,8 @@ from .callbacks import *
 from .contract.check import *
 from .contract.harness import *
 from .vision.augment import *
+from .vision.files.find import *
+from .vision.files.options import *
 from .vision.folder import *
 from .vision.mark import *
 from .vision.pairs import *

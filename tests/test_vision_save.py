@@ -101,7 +101,7 @@ def test_09_lossless_says_what_it_cannot_do(tmp_path, monkeypatch):
     china.save(a)
     with pytest.raises(ValueError, match='strip_gps=True needs lossless off'): save_stamped(a, b, mark, lossless=True, strip_gps=True)
     monkeypatch.setenv('PATH', str(tmp_path))
-    with pytest.raises(RuntimeError, match='needs the program jpegtran.*libjpeg-turbo-progs'): save_stamped(a, b, mark, lossless=True)
+    with pytest.raises(ValueError, match='needs the program jpegtran.*libjpeg-turbo-progs'): save_stamped(a, b, mark, lossless=True)
     assert not b.exists() and os.listdir(tmp_path) == ['a.jpg']
 
 def moving(mode, n=5, size=(120,90)):

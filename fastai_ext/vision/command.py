@@ -35,8 +35,8 @@ def watermark_parser():
     "The `argparse` parser of `fastai-ext-watermark`"
     p = argparse.ArgumentParser('fastai-ext-watermark', formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=110),
         description='Put a watermark on every picture below SRC and write the results to the same places below DST.',
-        epilog="RANGE is a number, or LOW:HIGH for one drawn at random for each picture. Exit status: 0 all well, 1 some pictures failed (they are named), "
-               "2 nothing could be done, 130 interrupted (run the same command again to go on).")
+        epilog="RANGE is a number, or LOW:HIGH for one drawn at random for each picture. Exit status: 0 all well, 1 some pictures failed (they are named) "
+               "or are there with another mark, 2 nothing could be done, 130 interrupted (run the same command again to go on).")
     p.error = lambda message: p.exit(2, f'{p.prog}: {message}; --help lists what there is\n')  # one line, not the whole usage
     p.add_argument('src', metavar='SRC', help='folder with pictures')
     p.add_argument('dst', metavar='DST', help='folder to write; it is made where it does not exist')
@@ -67,12 +67,16 @@ def watermark_parser():
     g.add_argument('--quality', type=_quality, default='keep', metavar='keep|N', help="keep the input's JPEG tables, or 1-100 (keep)")
     g.add_argument('--lossless', action='store_true', help='JPEG: leave all blocks outside the mark exactly as they are; needs jpegtran')
     g.add_argument('--overwrite', action='store_true', help='stamp again what is already in DST')
+    g.add_argument('--update', action='store_true', help='stamp again what is there with another mark, or of a picture that was edited since')
+    g.add_argument('--strict', action='store_true', help='refuse pictures of which something besides the mark would change')
     g.add_argument('--strip_gps', action='store_true', help='leave out the place where the pictures were taken')
     g.add_argument('--no_orient', action='store_true', help='do not turn the mark for pictures that EXIF says are shown turned')
     g.add_argument('--flat', action='store_true', help='do not enter the folders inside SRC')
     g = p.add_argument_group('the run')
     g.add_argument('--n_workers', type=int, metavar='N', help='processes (the number of cores)')
     g.add_argument('--seed', type=_seed, default=0, help="with a picture's place below SRC, decides everything random (0)")
+    g.add_argument('--dry_run', action='store_true', help='write nothing; say what would become of every file')
+    g.add_argument('--report', metavar='FILE', help='write a line of JSON for every file: what became of it, and why')
     g.add_argument('--quiet', action='store_true', help='no bar and no summary; failures are still named')
     return p
 
@@ -87,7 +91,7 @@ def _joined(argv):
         else: res.append(a)
     return res
 
-_FILES = ('quality','lossless','overwrite','strip_gps','n_workers','seed')
+_FILES = ('quality','lossless','overwrite','update','strict','strip_gps','n_workers','seed','dry_run','report')
 
 def main(argv=None) -> int:
     "The command `fastai-ext-watermark`; returns its exit status"
@@ -118,4 +122,5 @@ def _main(argv, stopped):
         return 2
     if run.stopping: print(f"fastai-ext-watermark: interrupted after {run.stamped:,} pictures; run it again to go on", file=sys.stderr)
     elif not quiet: print(run)
-    return 130 if run.stopping else 1 if run.failed else 0
+    if run.stopping: return 130
+    return 1 if run.failed or run.behind else 0
