@@ -32,7 +32,7 @@ def families(name): return {family(m) for m in imported(name)} - {'', family(nam
 
 allowed = {  # the house: a family may know those below it
     'table': set(), 'model': {'table'}, 'keep': {'model', 'table'},
-    'init': {'model', 'keep', 'table'}, 'regularize': {'model', 'keep', 'table'}, 'losses': {'table'},
+    'init': {'model', 'keep', 'table'}, 'regularize': {'model', 'keep', 'table'}, 'losses': {'model', 'keep', 'table'},
     'tabular': {'table'}, 'vision': {'table'}, 'contract': {'table'},
 }
 free = {'callbacks', 'demo', 'guide', 'all', ''}  # those may know everybody
