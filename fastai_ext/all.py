@@ -21,6 +21,10 @@ from .init.lsuv import *
 from .init.report import *
 from .init.find import *
 from .regularize.penalty import *
+from .losses.core import *
+from .losses.variants import *
+from .losses.explain import *
+from .losses.calibrate import *
 from .tabular.rows import *
 from .tabular.trees import *
 from .tabular.ensemble import *
