@@ -102,6 +102,7 @@ engines = {  # called by other modules of the package; a user who needs one impo
     'fastai_ext.model.effective', 'fastai_ext.model.roles', 'fastai_ext.table',
     'fastai_ext.keep.batch', 'fastai_ext.keep.state', 'fastai_ext.keep.learner', 'fastai_ext.init.recipes', 'fastai_ext.init.special',
     'fastai_ext.init.schemes',  # `ones`, `normal` and the like are common names; `scheme` and `schemes` are in `all`
+    'fastai_ext.regularize.units',
     'fastai_ext.vision.command', 'fastai_ext.vision.patch', 'fastai_ext.vision.workers',
     'fastai_ext.vision.files.whole', 'fastai_ext.vision.files.record',
 }

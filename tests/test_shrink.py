@@ -1,0 +1,282 @@
+"A shrunk network is smaller and answers as before, whatever it is made of; what cannot be told is left alone"
+import copy, warnings
+from functools import partial
+
+import pytest, timm, torch, torchvision
+from fastai.basics import (Adam, CrossEntropyLossFlat, DataLoader, DataLoaders, Learner, MSELossFlat, OptimWrapper, SGD, set_seed)
+from fastai.layers import AdaptiveConcatPool2d, ConvLayer, Flatten
+from fastai.tabular.all import Categorify, Normalize, RegressionBlock, TabularDataLoaders, load_learner, tabular_learner
+from hypothesis import given, settings, strategies as st
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from fastai_ext.regularize.prune import shrink_model
+from fastai_ext.regularize.units import chains, oriented
+
+layers = (nn.Linear, nn.modules.conv._ConvNd)
+
+def zero_rows(m, share, gen):
+    "Let a share of the units of a layer have no weight"
+    rows = m.weight.data.transpose(0, 1) if isinstance(m, nn.modules.conv._ConvTransposeNd) and m.groups==1 else m.weight.data
+    rows[torch.rand(len(rows), generator=gen) < share] = 0
+
+def settle(net, x):
+    "Batch norm with random scales and shifts, and statistics of its own"
+    for m in net.modules():
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.affine: nn.init.normal_(m.bias); nn.init.normal_(m.weight)
+    net.train()
+    with torch.no_grad():
+        for _ in range(2): net(x)
+    return net.eval()
+
+def check(net, x, fewer=True):
+    "Shrink and compare, on another batch than the one it was checked with. Returns the table"
+    was,n = copy.deepcopy(net),sum(p.numel() for p in net.parameters())
+    other = torch.randn_like(x)
+    dry = shrink_model(net, x, dry_run=True)
+    assert all(torch.equal(a, b) for a,b in zip(was.state_dict().values(), net.state_dict().values(), strict=True))
+    res = shrink_model(net, x)
+    assert list(res)==list(dry) and res.done==fewer and not dry.done
+    for i in (x, other):
+        with torch.no_grad(): a,b = was(i),net(i)
+        assert (a-b).abs().max() <= 1e-5*max(1, a.abs().max())
+    assert sum(p.numel() for p in net.parameters())==res.after and (res.after < n)==fewer
+    return res
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_any_chain(data):
+    seed = data.draw(st.integers(0, 10**6))
+    set_seed(seed)
+    gen = torch.Generator().manual_seed(seed)
+    ch,mods = 2,[]
+    for _ in range(data.draw(st.integers(1, 3))):
+        out = data.draw(st.integers(2, 7))
+        conv = data.draw(st.sampled_from(['same','valid','reflect','transposed']))
+        mods += [nn.ConvTranspose2d(ch, out, 3, stride=2, padding=1, bias=data.draw(st.booleans())) if conv=='transposed' else
+                 nn.Conv2d(ch, out, 3, padding=0 if conv=='valid' else 1, padding_mode='reflect' if conv=='reflect' else 'zeros',
+                           bias=data.draw(st.booleans()))]
+        if data.draw(st.booleans()): mods.append(nn.BatchNorm2d(out))
+        mods.append(data.draw(st.sampled_from([nn.ReLU(), nn.GELU(), nn.Tanh(), nn.Sigmoid(), nn.Identity(), nn.PReLU(out), nn.LeakyReLU()])))
+        if data.draw(st.booleans()): mods += [nn.Conv2d(out, out, 3, padding=1, groups=out), nn.BatchNorm2d(out)]
+        mods.append(data.draw(st.sampled_from([nn.Identity(), nn.MaxPool2d(2, 1), nn.AvgPool2d(3, 1, padding=1), nn.Dropout(.5)])))
+        ch = out
+    pool,wide = data.draw(st.sampled_from([(nn.AdaptiveAvgPool2d(2), 4), (AdaptiveConcatPool2d(1), 2), (nn.AdaptiveMaxPool2d(1), 1)]))
+    mods += [pool, data.draw(st.sampled_from([nn.Flatten(), Flatten()]))]
+    mods += [nn.BatchNorm1d(wide*ch)]*data.draw(st.booleans())
+    mods += [nn.Linear(wide*ch, 6, bias=data.draw(st.booleans())), nn.ReLU(), nn.Linear(6, 3)]
+    net,x = nn.Sequential(*mods),torch.randn(6, 2, 9, 9)
+    share = data.draw(st.sampled_from([.3, .7, 1.]))
+    makers = [m for m in mods[:-1] if isinstance(m, layers)]
+    for m in makers: zero_rows(m, share, gen)
+    settle(net, x)
+    n = sum(p.numel() for p in net.parameters())
+    was = copy.deepcopy(net)
+    res = shrink_model(net, x)
+    with torch.no_grad(): a,b = was(x),net(x)
+    assert (a-b).abs().max() <= 1e-5*max(1, a.abs().max()) and res.after <= n
+    net.train()(x).sum().backward()
+
+def test_dead_units_are_folded_into_the_bias():
+    "By hand: two units, the first of which puts out tanh of its bias"
+    net = nn.Sequential(nn.Linear(1, 2), nn.Tanh(), nn.Linear(2, 1))
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([[0.],[2.]])); net[0].bias.copy_(torch.tensor([.5,0.]))
+        net[2].weight.copy_(torch.tensor([[3.,4.]])); net[2].bias.fill_(1.)
+    shrink_model(net.eval(), torch.randn(4, 1))
+    assert net[0].weight.tolist()==[[2.]] and net[2].weight.tolist()==[[4.]]
+    assert net[2].bias.item()==pytest.approx(1 + 3*torch.tanh(torch.tensor(.5)).item(), abs=1e-6)
+
+def test_units_that_nothing_reads_go_too():
+    net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    net[4].weight.data[:,1:] = 0  # three units of the second layer are not read; then neither are those that only they read
+    net[2].weight.data[0,2:] = 0
+    res = check(net, torch.randn(5, 3))
+    assert [(r.units, r.left) for r in res]==[(8,2), (4,1), (2,2)]
+
+def test_all_units_dead_leaves_one():
+    net = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)).eval()
+    net[0].weight.data.zero_()
+    assert check(net, torch.randn(4, 3))[0].left==1
+
+def test_resnet18():
+    set_seed(1)
+    gen,net = torch.Generator().manual_seed(1),torchvision.models.resnet18(num_classes=10)
+    for n,m in net.named_modules():
+        if n.endswith('conv1') and n != 'conv1': zero_rows(m, .5, gen)
+    for i in range(1, 5):
+        stage = getattr(net, f'layer{i}')
+        ends = [stage[0].conv2, stage[1].conv2, stage[0].downsample[0] if i>1 else net.conv1]
+        for m in ends: m.weight.data[:len(m.weight)//4] = 0
+    x = torch.randn(2, 3, 64, 64)
+    res = {r.layer: r for r in check(settle(net, x), x)}
+    assert res['layer3.0.conv1'].left < 150 and res['layer2.1.conv2'].left==97 and res['fc'].params_left < res['fc'].params
+
+def test_vision_transformer():
+    "Units of the perceptron and whole heads go; the stream, which layer norm looks at as a whole, stays"
+    set_seed(2)
+    net = timm.create_model('vit_tiny_patch16_224', img_size=32, patch_size=8, depth=2, num_classes=10).eval()
+    for i,b in enumerate(net.blocks):
+        nn.init.normal_(b.attn.qkv.bias); nn.init.normal_(b.mlp.fc1.bias)
+        b.mlp.fc1.weight.data[::2] = 0
+        b.attn.qkv.weight.data[384+64*i:384+64*i+64] = 0
+    res = {r.layer: r for r in check(net, torch.randn(2, 3, 32, 32))}
+    assert [b.attn.num_heads for b in net.blocks]==[2, 2] and res['blocks.0.mlp.fc1'].left==384 and res['blocks.1.attn.proj'].left==192
+
+def test_grouped_convolutions():
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3, groups=4), nn.ReLU(), nn.Conv2d(32, 8, 1), nn.ReLU(), nn.Flatten(),
+                        nn.Linear(128, 2)).eval()
+    net[0].weight.data[[1,5,9,13]] = 0; net[0].bias.data[[1,5,9,13]] = 0  # the same place in each group, and no constant
+    net[0].weight.data[2] = 0                                            # in one group only: stays
+    net[2].weight.data[[0,8,16,24]] = 0
+    res = check(net, torch.randn(2, 3, 8, 8))
+    assert [r.left for r in res]==[12, 28, 8, 2] and net[2].groups==4 and 'zero row stays' in res[0].note
+
+@pytest.mark.parametrize('name,size', [('mobilenetv2_050', 64), ('convnext_atto', 64)])
+def test_models_of_timm(name, size):
+    set_seed(3)
+    net,gen = timm.create_model(name, num_classes=5),torch.Generator().manual_seed(3)
+    for m in [m for m in net.modules() if isinstance(m, layers)][:-1]: zero_rows(m, .3, gen)
+    x = torch.randn(2, 3, size, size)
+    check(settle(net, x), x)
+
+class Skip(nn.Module):
+    "The first layer's units are also an output"
+    def __init__(self): super().__init__(); self.a,self.b = nn.Linear(4, 6),nn.Linear(6, 2)
+    def forward(self, x): h = self.a(x).relu(); return self.b(h),h
+
+class Shared(nn.Module):
+    def __init__(self): super().__init__(); self.a,self.b,self.c = nn.Linear(4, 4),nn.Linear(4, 4),nn.Linear(4, 1)
+    def forward(self, x): return self.c(self.b(self.b(self.a(x).relu()).relu()).relu())
+
+class Mixing(nn.Module):
+    def __init__(self): super().__init__(); self.a,self.b = nn.Linear(4, 6),nn.Linear(6, 2)
+    def forward(self, x): return self.b(self.a(x).softmax(-1))
+
+class Fixed(nn.Module):
+    "Counts on six channels"
+    def __init__(self): super().__init__(); self.a,self.b = nn.Conv2d(1, 6, 3),nn.Linear(6*4, 2)
+    def forward(self, x): return self.b(self.a(x).reshape(-1, 24))
+
+def tied():
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    net[2].weight = net[0].weight
+    return net
+
+@pytest.mark.parametrize('net,x', [
+    (Skip(), torch.randn(3, 4)), (Mixing(), torch.randn(3, 4)), (Fixed(), torch.randn(3, 1, 4, 4)), (tied(), torch.randn(3, 4)),
+    (nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 2)), torch.randn(3, 4)),
+    (nn.Sequential(nn.Conv2d(1, 6, 3), nn.GroupNorm(2, 6), nn.Conv2d(6, 2, 1)), torch.randn(3, 1, 4, 4)),
+    (nn.Sequential(weight_norm(nn.Linear(4, 6)), nn.ReLU(), nn.Linear(6, 2)), torch.randn(3, 4)),
+    (nn.Sequential(nn.Linear(4, 6)), torch.randn(3, 4))], ids=lambda o: type(o).__name__ if isinstance(o, nn.Module) else '')
+def test_left_alone(net, x):
+    "What the layer's units mean to others cannot be told, or is all of them"
+    net.eval()
+    first = next(m for m in net.modules() if isinstance(m, layers))
+    with torch.no_grad():
+        if hasattr(first, 'parametrizations'): first.parametrizations.weight.original0[1:3] = 0
+        else: first.weight[1:3] = 0
+    was = copy.deepcopy(net.state_dict())
+    with warnings.catch_warnings(record=True): res = shrink_model(net, x)
+    assert not res.done and 'nothing to remove' in repr(res)
+    assert all(torch.equal(was[k], v) for k,v in net.state_dict().items())
+
+def test_a_shared_layer_stays_while_others_shrink():
+    net = Shared().eval()
+    for m in (net.a, net.b): m.weight.data[1:3] = 0
+    assert not check(net, torch.randn(3, 4), fewer=False).done
+
+def test_wrong_answers_are_never_committed():
+    "A network whose output knows how wide it is: equal shapes, other numbers"
+    class Knows(nn.Module):
+        def __init__(self): super().__init__(); self.a,self.b = nn.Linear(4, 6),nn.Linear(6, 2)
+        def forward(self, x): return self.b(self.a(x).relu())*self.a.out_features
+    net = Knows().eval()
+    net.a.weight.data[:3] = 0
+    with pytest.warns(UserWarning, match='the outputs would differ by'): res = shrink_model(net, torch.randn(3, 4))
+    assert not res.done and net.a.out_features==6
+
+def test_skip_and_bad_input():
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2)).eval()
+    net[0].weight.data[:3] = 0; net[2].weight.data[:2] = 0
+    res = shrink_model(net, torch.randn(3, 4), skip='0.*')
+    assert [r.left for r in res]==[6, 3, 2] and 'skipped' in res[0].note
+    with pytest.raises(ValueError, match='NaN'): shrink_model(net, torch.full((3, 4), float('nan')))
+    with pytest.raises(ValueError, match='no weights'): shrink_model(nn.ReLU(), torch.randn(3, 4))
+
+@pytest.mark.parametrize('opt_func', [Adam, partial(SGD, mom=.9), partial(OptimWrapper, opt=torch.optim.AdamW)], ids=['Adam','SGD','AdamW'])
+def test_learner_trains_on(opt_func):
+    set_seed(0)
+    data = list(zip(torch.randn(64, 8), torch.randint(3, (64,)), strict=True))
+    net = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
+    split = lambda m: [list(m[:2].parameters()), list(m[2:].parameters())]
+    learn = Learner(DataLoaders(DataLoader(data, bs=16), DataLoader(data, bs=16)), net, CrossEntropyLossFlat(), opt_func=opt_func, splitter=split)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, 1e-2)
+        learn.freeze()
+        net[0].weight.data[::2] = 0
+        before = learn.get_preds()[0]
+        net[0].weight.grad = torch.ones_like(net[0].weight)
+        assert learn.shrink().after < 16*8 and (learn.get_preds()[0]-before).abs().max() < 1e-5
+        params = {id(p) for ps in learn.opt.param_lists for p in ps}
+        assert params=={id(p) for p in net.parameters()} and learn.opt.frozen_idx==1
+        assert not net[0].weight.requires_grad and net[3].weight.requires_grad and net[1].weight.requires_grad  # batch norm trains while frozen
+        frozen,head = net[0].weight.clone(),net[3].weight.clone()
+        learn.fit(1, 1e-2)
+        assert torch.equal(frozen, net[0].weight) and not torch.equal(head, net[3].weight)
+        learn.unfreeze()
+        learn.fit_one_cycle(1, 1e-2)
+        assert not torch.equal(frozen, net[0].weight)
+
+def test_a_torch_optimizer_of_the_user_goes_on():
+    "It was built on the old weights and is used again in every fit"
+    data = list(zip(torch.randn(32, 4), torch.randn(32, 1), strict=True))
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+    opt = OptimWrapper(opt=torch.optim.Adam(net.parameters(), lr=1e-2))
+    learn = Learner(DataLoaders(DataLoader(data, bs=8), DataLoader(data, bs=8)), net, MSELossFlat(), opt_func=opt)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1)
+        net[0].weight.data[:4] = 0
+        learn.shrink()
+        was = net[0].weight.clone()
+        learn.fit(1)
+    assert not torch.equal(was, net[0].weight) and len(net[0].weight)==4
+
+def test_tables_export_and_load(tmp_path):
+    from sklearn.datasets import load_diabetes
+    df = load_diabetes(as_frame=True, scaled=False).frame
+    df['sex'] = df.sex.map({1:'f', 2:'m'})
+    dls = TabularDataLoaders.from_df(df, procs=[Categorify, Normalize], cat_names='sex', cont_names=['age','bmi','bp'], y_names='target',
+                                     y_block=RegressionBlock(), valid_idx=range(250, 442), bs=64)
+    learn = tabular_learner(dls, layers=[40,20], y_range=(0,400), path=tmp_path)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1)
+        learn.model.layers[0][0].weight.data[::2] = 0
+        before = learn.get_preds()[0]
+        res = learn.shrink()
+        assert res.done and (learn.get_preds()[0]-before).abs().max() < 4e-3  # of 400
+        learn.export()
+        loaded = load_learner(tmp_path/'export.pkl')
+        with loaded.no_bar(): assert torch.allclose(loaded.get_preds(dl=dls.valid)[0], learn.get_preds()[0], atol=1e-4)
+        learn.save('small'); learn.fit(1); learn.load('small')
+        assert torch.allclose(learn.get_preds()[0], before, atol=4e-3)
+
+def test_the_random_numbers_stay():
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)).eval()
+    net[0].weight.data[:3] = 0
+    set_seed(7); a = torch.rand(3)
+    set_seed(7); shrink_model(net, torch.ones(3, 4)); assert torch.equal(torch.rand(3), a)
+
+def test_conv_layers_of_fastai():
+    set_seed(4)
+    net = nn.Sequential(ConvLayer(1, 8), ConvLayer(8, 16, stride=2, act_cls=nn.GELU), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3))
+    for m in (net[0][0], net[1][0]): zero_rows(m, .5, torch.Generator().manual_seed(4))
+    x = torch.randn(8, 1, 8, 8)
+    res = check(settle(net, x), x)
+    assert res[0].left < 8 and res[1].left < 16
+
+def test_chains_say_what_they_saw():
+    found,left = chains(nn.Sequential(nn.Linear(4, 6), nn.Softmax(1), nn.Linear(6, 2)).eval(), torch.randn(2, 4))
+    assert not found and left=={'0': 'Softmax 1 follows', '2': 'it is an output of the network'}
+    t = nn.ConvTranspose1d(2, 5, 3)
+    assert oriented(t).shape==(5, 2, 3)
