@@ -21,6 +21,7 @@ from .init.lsuv import *
 from .init.report import *
 from .init.find import *
 from .regularize.penalty import *
+from .regularize.prune import *
 from .losses.core import *
 from .losses.variants import *
 from .losses.explain import *
