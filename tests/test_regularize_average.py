@@ -1,0 +1,196 @@
+"EMA and SWA against torch's AveragedModel; killed and resumed, interrupted, swapped, saved and exported"
+from functools import partial
+
+import pytest, torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+import fastai.callback.progress  # noqa: F401  gives a learner `no_bar`
+from fastai.callback.core import Callback
+from fastai.callback.tracker import SaveModelCallback
+from fastai.callback.training import GradientAccumulation
+from fastai.learner import load_learner
+from fastai.optimizer import Adam, OptimWrapper, SGD
+from fastai.torch_core import set_seed
+
+from fastai_ext.contract.harness import contract_learner, fit as fit_, weights_of
+from fastai_ext.contract.steps import CPUMixedPrecision, Overflow
+from fastai_ext.regularize.average import EMA, SWA
+
+optimizers = {'SGD': partial(SGD, mom=.9), 'Adam': Adam, 'torch AdamW': partial(OptimWrapper, opt=torch.optim.AdamW)}
+
+def learner(*cbs, path, seed=0, **kwargs):
+    set_seed(seed)
+    learn = contract_learner(cbs=cbs, path=path, **kwargs)
+    learn.recorder.add_time = False
+    return learn
+
+def fit(learn, *args, **kwargs):
+    with learn.no_bar(), learn.no_logging(): fit_(learn, *args, **kwargs)
+    return learn
+
+def same(a, b): return a.keys()==b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+class Mirror(Callback):
+    "torch's average, fed in the same steps"
+    order = 40
+    def __init__(self, each_epoch=False, **how): self.how,self.each_epoch = how,each_epoch
+    def before_fit(self):
+        if not self.learn.lock.locked(): self.twin = AveragedModel(self.learn.model, use_buffers=True, **self.how)
+    def after_step(self):
+        if not self.each_epoch: self.twin.update_parameters(self.learn.model)
+    def after_train(self):
+        if self.each_epoch: self.twin.update_parameters(self.learn.model)
+
+def close_to_twin(learn):
+    twin = dict(learn.mirror.twin.module.state_dict())
+    for n,t in learn.model.state_dict().items():
+        if t.is_floating_point(): torch.testing.assert_close(t, twin[n], rtol=1e-5, atol=1e-6)
+
+@pytest.mark.parametrize('opt', optimizers)
+def test_ema_is_torchs(opt, tmp_path):
+    learn = fit(learner(EMA(.9, warmup=False), Mirror(multi_avg_fn=get_ema_multi_avg_fn(.9)), path=tmp_path, opt_func=optimizers[opt]), 2)
+    close_to_twin(learn)
+    raw = fit(learner(path=tmp_path, opt_func=optimizers[opt]), 2)
+    assert not torch.allclose(raw.model[0][1].running_mean, learn.model[0][1].running_mean)  # BatchNorm is averaged,
+    assert torch.equal(raw.model[0][1].num_batches_tracked, learn.model[0][1].num_batches_tracked)  # its counter is not
+    assert raw.recorder.losses == learn.recorder.losses
+
+def test_swa_is_torchs(tmp_path):
+    learn = fit(learner(SWA(start=.5, update_bn=False), path=tmp_path), 4)
+    twin = learner(Mirror(each_epoch=True, avg_fn=lambda a, w, n: a + (w-a)/(n+1)), path=tmp_path)
+    twin.mirror.after_train = lambda: twin.epoch >= 1 and twin.mirror.twin.update_parameters(twin.model)
+    fit(twin, 4)
+    learn.mirror = twin.mirror
+    assert int(twin.mirror.twin.n_averaged)==3
+    close_to_twin(learn)
+
+def test_swa_measures_batchnorm_as_torch_does(tmp_path):
+    learn = learner(SWA(start=.5), path=tmp_path)
+    learn.dls.loaders[0] = learn.dls.train.new(shuffle=False)
+    fit(learn, 3)
+    got,n = {k: v.clone() for k,v in learn.model.state_dict().items()},learn.model[0][1].num_batches_tracked.clone()
+    update_bn(learn.dls.train, learn.model)
+    for k,v in learn.model.state_dict().items():
+        if v.is_floating_point(): torch.testing.assert_close(got[k], v)
+    assert int(n)==3*len(learn.dls.train) and not any(m.training for m in learn.model.modules())
+
+def test_warmup_start_and_every(tmp_path):
+    class See(Callback):
+        order = 48
+        def before_fit(self): self.seen = []
+        def after_step(self): self.seen.append(self.learn.model[1][3].weight.detach().clone())
+    for start,every in ((0.,1), (.5,1), (0.,3)):
+        learn = fit(learner(EMA(.99, every, start), See(), path=tmp_path), 2)
+        n,avg = len(learn.see.seen),None
+        used = [w for i,w in enumerate(learn.see.seen) if i/n >= start-1e-9 and (i+1)%every==0]
+        for i,w in enumerate(used): avg = w if i==0 else avg + (1-min(.99, (1+i)/(10+i)))*(w-avg)
+        torch.testing.assert_close(learn.model[1][3].weight.detach(), avg)
+
+# killed and resumed
+
+class Killed(Exception): pass
+class Kill(Callback):
+    "End the process, as far as the learner can tell: no event follows"
+    order = 70
+    def __init__(self, epoch, at): self.when,self.at = epoch,at
+    def __call__(self, event_name):
+        if event_name==self.at and self.learn.epoch==self.when: raise Killed
+
+class Reseed(Callback):
+    "Let each epoch see the data in an order that depends on the epoch alone, so that a resumed fit can be compared"
+    def before_epoch(self):
+        set_seed(100+self.epoch)
+        import random
+        self.learn.dls.train.rng = random.Random(100+self.epoch)
+
+averages = {'EMA': partial(EMA, .9), 'EMA late, every 2': partial(EMA, .9, 2, .3), 'SWA': partial(SWA, .25), 'SWA by steps': partial(SWA, .2, 3, False)}
+
+@pytest.mark.parametrize('opt,with_opt', [*((o, True) for o in optimizers), ('plain SGD', False)])
+@pytest.mark.parametrize('avg', averages)
+def test_killed_and_resumed(avg, opt, with_opt, tmp_path):
+    opt_func = SGD if opt=='plain SGD' else optimizers[opt]
+    make = lambda *cbs, **kw: learner(Reseed(), *cbs, path=tmp_path, opt_func=opt_func, **kw)
+    whole = fit(make(averages[avg]()), 4)
+    broken = make(averages[avg](), SaveModelCallback(every_epoch=True, with_opt=with_opt), Kill(2, 'after_backward'))
+    with pytest.raises(Killed): fit(broken, 4)
+    resumed = make(seed=5).load('model_1', with_opt=with_opt)  # another process, that starts from other weights
+    fit(resumed, 4, cbs=averages[avg](), start_epoch=2)
+    assert same(weights_of(whole, buffers=True), weights_of(resumed, buffers=True))
+    assert [r[1:] for r in whole.recorder.values][2:]==[r[1:] for r in resumed.recorder.values][-2:]  # the first is fastai's smoothed loss, which starts anew
+
+def test_resuming_without_an_average_says_so(tmp_path):
+    learn = learner(path=tmp_path)
+    fit(learn, 1).save('plain')
+    with pytest.warns(UserWarning, match='averaging starts anew'): fit(learner(EMA(), path=tmp_path).load('plain'), 2, start_epoch=1)
+
+def test_a_checkpoint_is_the_average_for_everybody_else(tmp_path):
+    learn = fit(learner(EMA(.9), SaveModelCallback(every_epoch=True), path=tmp_path), 2)
+    plain = learner(path=tmp_path).load('model_1', with_opt=False)
+    assert same(weights_of(learn, buffers=True), weights_of(plain, buffers=True))
+    fit(plain, 1, cbs=EMA(.9))  # a new fit starts from it
+    best = fit(learner(EMA(.9), SaveModelCallback(), path=tmp_path), 3)
+    loss = min(r[1] for r in best.recorder.values)
+    with best.no_bar(): assert abs(best.validate()[0]-loss) < 1e-6  # what it loads at the end is what was validated
+
+# interrupted
+
+@pytest.mark.parametrize('how', ['in the learner', 'for the fit'])
+@pytest.mark.parametrize('at,valid', [('after_pred', False), ('before_step', False), ('after_pred', True)])
+def test_ctrl_c_ends_with_the_average(how, at, valid, tmp_path):
+    class CtrlC(Callback):
+        order = 80
+        def __call__(self, event_name):
+            if event_name==at and self.learn.epoch==1 and self.learn.training != valid: raise KeyboardInterrupt
+    class Keep(Callback):
+        "The average, as it was at the last step"
+        order = 79
+        def after_step(self):
+            self.want = {n: a.clone() for n,a in self.learn.ema._kept.average.items()}
+    for use in ('validate', 'save', 'export', 'fit'):
+        ema = EMA(.9)
+        learn = learner(*([ema] if how=='in the learner' else []), Keep(), path=tmp_path)
+        with pytest.raises(KeyboardInterrupt): fit(learn, 2, cbs=[CtrlC()] + ([ema] if how=='for the fit' else []))
+        want = learn.keep.want
+        if use=='fit': learn.remove_cb(Keep); fit(learn, 0)
+        elif use=='validate':
+            with learn.no_bar(): learn.validate()
+        elif use=='save':
+            learn.save('stopped')
+            learn = learner(path=tmp_path).load('stopped')
+        else:
+            learn.remove_cbs([Keep])
+            learn.export('stopped.pkl')
+            learn = load_learner(tmp_path/'stopped.pkl')
+        got = weights_of(learn, buffers=True)
+        assert all(torch.equal(got[n], want[n]) for n in want), use
+
+def test_what_is_skipped_is_not_averaged(tmp_path):
+    class Count(Callback):
+        order = 48
+        def before_fit(self): self.n = 0
+        def after_epoch(self): self.n = self.learn.ema._kept.n
+    learn = fit(learner(EMA(.9), Count(), path=tmp_path), cbs=[CPUMixedPrecision(), Overflow(1)])
+    assert learn.count.n==3  # of four batches, one overflows
+    learn = fit(learner(EMA(.9), Count(), path=tmp_path), cbs=GradientAccumulation(32))
+    assert learn.count.n==1  # 16+16, and 16+8 wait
+
+def test_half_precision_weights_have_a_fine_average(tmp_path):
+    from fastai_ext.regularize.average import Averages
+    m = torch.nn.Linear(1, 1, bias=False).to(torch.bfloat16)
+    a = Averages.of(m)
+    for i in range(2000):
+        m.weight.data.fill_(1. if i else 0.)
+        a.add(1e-3)
+    assert abs(a.average['weight'].item() - (1-.999**1999)) < 1e-3
+
+def test_training_itself_is_unchanged(tmp_path):
+    a,b = fit(learner(SWA(0.), path=tmp_path), 3),fit(learner(path=tmp_path), 3)
+    assert a.recorder.losses==b.recorder.losses
+    assert not same(weights_of(a), weights_of(b))
+
+@pytest.mark.parametrize('bad,words', [(lambda: EMA(1.), 'decay=1.0'), (lambda: EMA(float('nan')), 'decay=nan'), (lambda: EMA(-.1), 'decay=-0.1'),
+                                       (lambda: EMA(every=0), 'every=0'), (lambda: SWA(1.), 'start=1.0'), (lambda: SWA(every=1.5), 'every=1.5')])
+def test_bad_input(bad, words):
+    with pytest.raises(ValueError, match=words): bad()
+
+def test_two_averages(tmp_path):
+    with pytest.raises(ValueError, match='EMA and SWA both average'): fit(learner(EMA(), SWA(), path=tmp_path))
