@@ -12,7 +12,7 @@ from fastai.learner import Learner, Recorder
 from fastai.losses import MSELossFlat
 from fastai.torch_core import set_seed
 
-from fastai_ext.callbacks import callback_examples, callback_order, check_all, public_callbacks
+from fastai_ext.callbacks import callback_examples, callback_order, check_all, dropout_learner, public_callbacks
 from fastai_ext.contract.check import ContractError, check_callback, check_callbacks
 from fastai_ext.contract.harness import Broken, NotOwed, SynthItems, contract_learner, promise, promises
 
@@ -40,8 +40,10 @@ def test_strengths_are_judged():
     "A registered strength makes the promises about it owed, so none of them is passed over"
     for n,a in callback_examples.items():
         if 'strength' not in a: continue
-        report = check_callbacks({n: a}, only=['strength0','accumulation_exact','losses'], on_fail='report')[n]
-        assert report.kept == ['strength0','accumulation_exact','losses'], report
+        owed = ['strength0','accumulation_exact','losses']
+        if 'learner' in a: owed = ['strength0','losses']  # dropout makes four small batches another thing than a large one
+        report = check_callbacks({n: a}, only=owed, on_fail='report')[n]
+        assert report.kept == owed, report
 
 # what fastai's own callbacks are known to keep and to break
 
@@ -141,7 +143,7 @@ def test_own_promise():
 def test_order_is_that_of_a_learner():
     from fastai_ext.callbacks import events
     def _has(cb, e): return callable(getattr(type(cb), e, None))
-    learn = contract_learner(cbs=[a['cb']() for a in callback_examples.values()] + [GradientClip(), GradientAccumulation()])
+    learn = dropout_learner(cbs=[a['cb']() for a in callback_examples.values()] + [GradientClip(), GradientAccumulation()])
     mine = {type(cb).__name__ for cb in learn.cbs}
     order = callback_order()
     for e in events:
@@ -156,9 +158,10 @@ def test_order_is_that_of_a_learner():
 def test_trains_with_spawned_workers():
     "As on Windows and macOS: workers are started afresh and get the data by pickle"
     from torch.utils.data import DataLoader as TorchLoader
-    learn = contract_learner()
+    learn = dropout_learner()
     learn.dls = DataLoaders(TorchLoader(SynthItems(48), batch_size=16, num_workers=2, multiprocessing_context='spawn'), learn.dls.valid)
-    learn.add_cbs([a['cb']() for a in callback_examples.values()])
+    rivals = ('SWA','ASAM')  # of EMA and SAM, which refuse company
+    learn.add_cbs([a['cb']() for n,a in callback_examples.items() if n not in rivals])
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
     assert len(learn.recorder.losses)==3 and learn.recorder.values[-1][0] > 0
     assert isinstance(learn.recorder, Recorder)

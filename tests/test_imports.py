@@ -100,7 +100,8 @@ def test_public_names_exist(name): assert [n for n in names_of(name) if not hasa
 engines = {  # called by other modules of the package; a user who needs one imports it by its path
     'fastai_ext.demo.command', 'fastai_ext.demo.page', 'fastai_ext.demo.runs', 'fastai_ext.demo.show',
     'fastai_ext.model.effective', 'fastai_ext.model.roles', 'fastai_ext.table',
-    'fastai_ext.keep.batch', 'fastai_ext.keep.state', 'fastai_ext.keep.learner', 'fastai_ext.init.recipes', 'fastai_ext.init.special',
+    'fastai_ext.keep.batch', 'fastai_ext.keep.state', 'fastai_ext.keep.learner', 'fastai_ext.keep.checkpoint', 'fastai_ext.regularize.again',
+    'fastai_ext.init.recipes', 'fastai_ext.init.special',
     'fastai_ext.init.schemes',  # `ones`, `normal` and the like are common names; `scheme` and `schemes` are in `all`
     'fastai_ext.regularize.units',
     'fastai_ext.vision.command', 'fastai_ext.vision.patch', 'fastai_ext.vision.workers',

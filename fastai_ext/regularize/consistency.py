@@ -164,20 +164,15 @@ class JacobianPenalty(LossTerm):
 
     def before_batch(self):
         if not self.now: return
-        self._inputs = [x.detach().requires_grad_() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in self.xb]
-        if not any(isinstance(x, torch.Tensor) and x.requires_grad for x in self._inputs):
+        if not any(isinstance(x, torch.Tensor) and x.is_floating_point() for x in self.xb):
             raise ValueError("JacobianPenalty: no input is a floating point tensor, so there is nothing to take a derivative by; use it on pictures or numbers, not on tokens")
-        self.learn.xb = tuple(self._inputs)
+        self.learn.xb = tuple(x.detach().requires_grad_() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in self.xb)
 
     def term(self):
         if not isinstance(self.pred, torch.Tensor): raise ValueError(f"JacobianPenalty: the model returns a {type(self.pred).__name__}, not one tensor; it cannot be used here")
         g = torch.Generator().manual_seed(self.seed_now)
-        xs,self._inputs = [x for x in self._inputs if isinstance(x, torch.Tensor) and x.requires_grad],None
-        return self.now/2 * sum(jacobian_norm2(self.pred, x, self.n_proj, g) for x in xs)
+        return self.now/2 * sum(jacobian_norm2(self.pred, x, self.n_proj, g) for x in self.xb if isinstance(x, torch.Tensor) and x.requires_grad)
 
-    def after_batch(self): self._inputs = None
-    _stateattrs = ('_inputs',)
-    _inputs = None
     __repr__ = basic_repr('jacobian,n_proj,seed')
 
 # %% ../../nbs/regularize/consistency.ipynb #0088e46b
