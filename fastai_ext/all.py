@@ -26,6 +26,10 @@ from .losses.core import *
 from .losses.variants import *
 from .losses.explain import *
 from .losses.calibrate import *
+from .regularize.average import *
+from .regularize.consistency import *
+from .regularize.dropout import *
+from .regularize.sharpness import *
 from .tabular.rows import *
 from .tabular.trees import *
 from .tabular.ensemble import *
