@@ -1,7 +1,7 @@
 "The site builds without a warning, and stands in a browser as it lies on the disk: search, console, width, requests"
 import filecmp, re, subprocess, sys
 
-import pytest
+import pytest, yaml
 from filelock import FileLock
 
 from conftest import notebooks, root
@@ -37,6 +37,31 @@ def test_a_search_finds_a_public_name(site, tab):
     links = "[...document.querySelectorAll('#search-results li a')].map(o => o.href)"  # they come one after the other
     def found(): return any(h.endswith('model/weights.html#fastai_ext.model.weights.weights') for h in tab.js(links))
     browser.until(found, what='the result of the search')
+
+def searched():
+    "Every phrase of words.yml with the page that must come first"
+    return [(str(w), page) for page,words in yaml.safe_load((root/'nbs/_sphinx/words.yml').read_text(encoding='utf-8')).items() for w in words]
+
+def test_what_people_type_leads_to_its_page(site, tab):
+    "At least eleven of twelve first, all among the first three"
+    tab.width(1280)
+    tab.go((site/'search.html').as_uri())
+    browser.until(lambda: tab.js("typeof Search !== 'undefined' && Search.hasIndex()"), what='the search index')
+    places = {}
+    for words,page in searched():
+        code = f"""(() => {{ const [q, ...terms] = Search._parseQuery({words!r});
+                  return Search._performSearch(q, ...terms).reverse().map(r => r[0]); }})()"""
+        found = list(dict.fromkeys(tab.js(code)))  # pages in order, each once
+        places[words] = found.index(page) if page in found else None
+    assert len(places) >= 60
+    late = {w: p for w,p in places.items() if p is None or p > 2}
+    assert late == {}
+    assert sum(p == 0 for p in places.values()) >= len(places)*11/12, {w: p for w,p in places.items() if p}
+
+def test_code_is_not_searched(site):
+    index = (site/'searchindex.js').read_text(encoding='utf-8')
+    terms = index[index.index('"terms":'):]
+    assert '"xgboost"' in index and '"def":' not in terms and '"noqa":' not in terms
 
 def test_pages_are_quiet_and_fit_a_phone(site, tab):
     "No console error, no request beyond the disk, no sideways scrolling at 390 px"

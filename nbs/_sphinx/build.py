@@ -29,16 +29,33 @@ def read_toc(path=here/'toc.yml'):
     if missing := there-set(listed): stop(f"toc.yml does not list {', '.join(sorted(missing))}; add each where a reader should meet it")
     return sections
 
+def read_words(pages, path=here/'words.yml'):
+    "Return what people search for, by page; stop where a page does not exist"
+    import yaml
+    words = yaml.safe_load(path.read_text(encoding='utf-8'))
+    if absent := set(words)-set(pages): stop(f"words.yml names {', '.join(sorted(absent))}, but there is no such notebook in nbs/")
+    return words
+
+def write_llms(out, pages, sections):
+    "Write llms.txt: every page with its one line, for programs that read"
+    lines = ['# fastai_ext', '', f"> {pages['index'].frontmatter_.get('description', '')}"]
+    for title,names in sections:
+        lines += ['', f'## {title}', '', *(f"- [{pages[p].frontmatter_['title']}]({p}.html): {pages[p].frontmatter_.get('description', '')}" for p in names if p in pages)]
+    (out/'llms.txt').write_text('\n'.join(lines)+'\n', encoding='utf-8')
+
 def write_sources(src, sections):
-    "Write the MyST notebooks of all pages to the folder `src`"
-    from dialect import names, to_myst, toctrees
+    "Write the MyST notebooks of all pages to the folder `src`; returns the pages as read"
+    from dialect import fold, folded, names, read_on, to_myst, toctrees
     from links import Links
     from pages import read_page
+    from search import entries
     if src.exists(): shutil.rmtree(src)
     pages = {p: read_page(nbs/f'{p}.ipynb', root) for p in ['index', *(p for _,ps in sections for p in ps if not p.endswith('.md'))]}
-    links = Links(pages)
+    links,words,related = Links(pages),read_words(pages),read_on(pages)
     for name,page in pages.items():
         nb = to_myst(page, name, links)
+        if name in words: nb['cells'].insert(1, dict(cell_type='markdown', metadata={}, source=entries(words[name])))
+        if name in related: nb['cells'].append(related[name])
         if name == 'all': nb['cells'].append(names(pages, sections, links))
         if name == 'index': nb['cells'].append(toctrees(sections))
         dest = src/f'{name}.ipynb'
@@ -46,8 +63,11 @@ def write_sources(src, sections):
         dest.write_text(json.dumps(nb), encoding='utf-8')
     for p in (p for _,ps in sections for p in ps if p.endswith('.md')):
         (src/p.lower()).write_text((root/p).read_text(encoding='utf-8').replace('<!-- do not remove -->\n', ''), encoding='utf-8')
+    for title,names_ in sections:
+        if title in folded: (src/f'{folded[title]}.md').write_text(fold(title, names_, pages), encoding='utf-8')
     for d in nbs.rglob('images'):
         if not any(o[0] in '_.' for o in d.relative_to(nbs).parts): shutil.copytree(d, src/d.relative_to(nbs))
+    return pages
 
 def build(out):
     "Build the site; `out` is replaced only by a build without faults. Returns Sphinx's exit code"
@@ -55,10 +75,12 @@ def build(out):
     warnings.filterwarnings('ignore', category=FutureWarning)  # of the libraries that are imported
     work = root/'_proc'/'sphinx'
     src,html = work/'src',work/'html'
-    write_sources(src, read_toc())
+    sections = read_toc()
+    pages = write_sources(src, sections)
     if html.exists(): shutil.rmtree(html)
     rc = sphinx(['-n', '-W', '--keep-going', '-q', '-j', 'auto', '-c', str(here), '-d', str(work/'doctrees'), str(src), str(html)])
     if rc: return rc
+    write_llms(html, pages, sections)
     if out.exists(): shutil.rmtree(out)
     shutil.move(html, out)
     return 0

@@ -10,7 +10,7 @@ project = 'fastai_ext'
 author = copyright = 'the fastai_ext developers'
 version = release = fastai_ext.__version__
 root_doc = 'index'
-extensions = ['myst_nb', 'sphinx_copybutton', 'mathml']
+extensions = ['myst_nb', 'sphinx_copybutton', 'mathml', 'search']
 exclude_patterns = ['**/.ipynb_checkpoints']
 
 nb_execution_mode = 'off'      # the committed outputs are shown

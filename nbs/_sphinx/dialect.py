@@ -19,7 +19,7 @@ def cell(kind, source, **metadata):
 
 class Markdown:
     "Translates the Markdown of one page, minding code fences and the depth of headings from cell to cell"
-    def __init__(self, links): self.links,self.depth,self.section = links,1,''
+    def __init__(self, links): self.links,self.depth,self.section,self.said = links,1,'',''
 
     def __call__(self, text):
         out,inside = [],None
@@ -27,6 +27,8 @@ class Markdown:
         text = re.sub(r'\[([^]]*)\]\((?:\.\./)+([A-Z]+\.md)\)', lambda m: f'[{m[1]}](/{m[2].lower()})', text)  # a text of the repository is a page
         text = re.sub(r'\[([^]]*)\]\((?:\.\./)+[A-Z]+\)', r'\1', text)                                      # LICENSE is none
         text = re.sub(r'(?<=\S)\s*\$\$([^$]+)\$\$[ \t]*', r'\n\n$$\1$$\n\n', text)  # a displayed formula within a paragraph
+        if sentences := re.findall(r'[A-Z][^.:!?$|#<>]{15,}(?=[.:!?])', re.sub(r'```.*?```|[`*_\[\]]|\([^)]*\)', '', text, flags=re.S)):
+            self.said = ' '.join(sentences[-1].split())  # the words before a picture say what is to be seen in it
         for line in text.splitlines():
             if m := fence.match(line):
                 if not inside: inside = m[1]
@@ -119,7 +121,7 @@ def code(c, md, where):
     if opts.get('include') == 'false': return None
     if opts.get('code-fold') == 'true': tags.append('hide-input')
     outs = outputs(c.get('outputs', []), where)
-    alt = html.escape((opts.get('fig-alt') or opts.get('fig-cap') or f'Picture: {md.section}').strip('"'))
+    alt = html.escape((opts.get('fig-alt') or opts.get('fig-cap') or f'{md.section}: {md.said}').strip('"'))
     image = {'alt':alt, 'classes':'paper' if any(on_white(o.get('data', {}).get('image/png')) for o in outs) else 'photo'}
     if w := next((m['width'] for o in outs for k,m in o.get('metadata', {}).items() if k == 'image/png' and 'width' in m), None): image['width'] = f'{w}px'
     return {**cell('code', source), 'metadata':dict(tags=tags, mystnb=dict(image=image)), 'outputs':outs, 'execution_count':c.get('execution_count')}
@@ -181,9 +183,43 @@ def names(pages, sections, links):
             out.append(f'{{py:obj}}`{r.name} <{r.module}.{r.name}>`\n: {md(" ".join(first.split())) or "&nbsp;"}\n')
     return cell('markdown', '\n'.join(out))
 
+folded = {'For developers':'developers', 'The demo':'demo_pages', 'The project':'project'}  # sections that the sidebar shows as one line, and the page they get
+
+def contents(names, depth=''):
+    return '\n'.join(['```{toctree}', ':hidden:', *([depth] if depth else []), '', *names, '```', ''])
+
+def page_names(pages):
+    "Texts of the repository such as CHANGELOG.md are pages in lower case"
+    return [p.lower().removesuffix('.md') if p.endswith('.md') else p for p in pages]
+
+def fold(title, listed, pages):
+    "The page of a folded section: what it holds, each with its one line"
+    def line(p):
+        if p not in pages: return f"- [{p.removesuffix('.md').capitalize()}]({p.lower()})"
+        fm = pages[p].frontmatter_
+        return f"- [{fm['title']}]({p}.ipynb): {fm.get('description', '')}"
+    return '\n'.join([f'# {title}', '', *map(line, listed), '', contents(page_names(listed))])
+
 def toctrees(sections):
-    "The hidden contents that make the sidebar; texts of the repository such as CHANGELOG.md are pages in lower case"
-    def one(caption, pages):
-        names = [p.lower().removesuffix('.md') if p.endswith('.md') else p for p in pages]
-        return '\n'.join(['```{toctree}', ':hidden:', f':caption: {caption}', '', *names, '```', ''])
-    return cell('markdown', '\n'.join(one(t, ps) for t,ps in sections if ps))
+    "The hidden contents that make the sidebar"
+    open_ = [contents(page_names(ps), f':caption: {t}') for t,ps in sections if ps and t not in folded]
+    rest = [folded[t] for t,ps in sections if ps and t in folded]
+    return cell('markdown', '\n'.join([*open_, *([contents(rest, ':caption: More')] if rest else [])]))
+
+def read_on(pages):
+    """The last cell of a page: a guide names the pages of what it uses, such a page the guides that use it.
+
+    A guide uses a page when its code or words name a public object that the page shows."""
+    shown = {c.show.name.rpartition('.')[2]: p for p,nb in pages.items() for c in nb.cells if getattr(c, 'show', None) and not p.startswith(('contract/','demo/'))}
+    uses = {}
+    for p,nb in pages.items():
+        if not p.startswith('guide/'): continue
+        text = '\n'.join(c.source for c in nb.cells if c.cell_type == 'code') + '\n'.join(o for c in nb.cells if c.cell_type == 'markdown'
+                                                                                        for o in re.findall(r'`[^`]+`', c.source))
+        found = set(re.findall(r'[A-Za-z_]\w+', text))
+        uses[p] = sorted({shown[o] for o in found if o in shown}, key=list(pages).index)
+    def listed(names): return ' · '.join(f"[{pages[o].frontmatter_['title']}](/{o}.ipynb)" for o in names)
+    res = {p: cell('markdown', f'## Reference pages\n\n{listed(os)}') for p,os in uses.items() if os}
+    for p in pages:
+        if guides := [g for g,os in uses.items() if p in os]: res[p] = cell('markdown', f'## Guides\n\n{listed(guides)}')
+    return res

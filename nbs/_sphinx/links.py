@@ -7,6 +7,7 @@ from nbdev.doclinks import NbdevLookup
 short = {'nn':'torch.nn', 'F':'torch.nn.functional', 'optim':'torch.optim', 'np':'numpy', 'pd':'pandas'}  # as everybody imports them
 sk_modules = 'ensemble tree metrics datasets inspection model_selection linear_model preprocessing decomposition neighbors pipeline'.split()
 words = re.compile(r'(`+)(?!`)(.+?)(?<!`)\1(?!`)')
+paper = re.compile(r'(?<![\[/\w.])(?:arXiv[: ](\d{4}\.\d{4,5})|doi:(10\.\d{4,9}/[^\s)\]]+[\w]))(?!\w|\])')
 name_re = re.compile(r'[A-Za-z_][\w.]*(?:\(\))?')
 
 def _sklearn():
@@ -19,6 +20,10 @@ def _sklearn():
             res[f'sklearn.{m}.{k}'] = url
             if k[0].isupper() or '_' in k: res.setdefault(k, url)
     return res
+
+def cited(m):
+    "A link to the paper that arXiv or a DOI knows by the number in the match `m`"
+    return f'[arXiv {m[1]}](https://arxiv.org/abs/{m[1]})' if m[1] else f'[doi:{m[2]}](https://doi.org/{m[2]})'
 
 class Links:
     "Our own shown objects by every name a page may use for them, then those of others"
@@ -56,7 +61,7 @@ class Links:
             before,after = text[:m.start()],text[m.end():]
             if before.endswith(('[','}')) or after.startswith('](') or before.count('[') > before.count(']'): return m[0]
             return self.find(m[2]) or m[0]
-        return words.sub(one, text)
+        return paper.sub(cited, words.sub(one, text))
 
     def code(self, name):
         "`name` in code style, linked where it is known"

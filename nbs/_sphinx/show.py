@@ -1,5 +1,5 @@
 "What there is to say of a documented object: its call, its words, its parameters, its public methods, its source"
-import inspect, re
+import ast, inspect, re
 from dataclasses import dataclass, field
 from textwrap import dedent
 
@@ -56,7 +56,9 @@ def _call(obj):
 
 def _params(obj):
     dms = docments(obj, full=True, args_kwargs=True)
-    res = [Param(k, _type(v.anno), _default(v.default), v.docment or '') for k,v in dms.items() if k not in ('self','cls','return')]
+    try: written = {k: p.annotation for k,p in inspect.signature(obj).parameters.items()}  # docments guesses a type from the default; a pair may do as well
+    except (TypeError, ValueError): written = {}
+    res = [Param(k, _type(written.get(k, empty)), _default(v.default), v.docment or '') for k,v in dms.items() if k not in ('self','cls','return')]
     r = dms.get('return')
     ret = Param('return', _type(r.anno), '', r.docment or '') if r and (r.docment or _type(r.anno)) else None
     return res,ret
@@ -73,11 +75,17 @@ def _doc(obj):
         docs = [vars(obj).get('__doc__'), owner.__init__.__doc__ if owner is obj or owner.__name__.startswith('_') else None]
     return '\n\n'.join(inspect.cleandoc(o) for o in docs if o)
 
+def _only_raises(f):
+    "Whether `f` is there to refuse: a call that a reader cannot make"
+    try: body = ast.parse(_source(f)).body[0].body
+    except (SyntaxError, IndexError, AttributeError): return False
+    return all(isinstance(o, ast.Raise) or isinstance(o, ast.Expr) and isinstance(o.value, ast.Constant) for o in body)
+
 def _members(cls, name):
     "The methods and properties that a reader may call: public, of this class, and described"
     for k,o in vars(cls).items():
         f = getattr(o, 'fget', None) or getattr(o, '__func__', o)
-        if k.startswith('_') or k in events or not inspect.isroutine(f) or not f.__doc__: continue
+        if k.startswith('_') or k in events or not inspect.isroutine(f) or not f.__doc__ or _only_raises(f): continue
         yield record(f, f'{name}.{k}', kind='property' if isinstance(o, property) else 'method')
 
 def record(obj, name, level=None, kind=None):
