@@ -1,5 +1,5 @@
 "The site builds without a warning, and stands in a browser as it lies on the disk: search, console, width, requests"
-import filecmp, re, subprocess, sys
+import filecmp, re, shutil, subprocess, sys
 
 import pytest, yaml
 from filelock import FileLock
@@ -76,6 +76,26 @@ def test_pages_are_quiet_and_fit_a_phone(site, tab):
 
 # the innermost element that stands out to the right, for the message
 widest = "[...document.querySelectorAll('article *')].filter(o => o.getBoundingClientRect().right > 391).map(o => o.outerHTML.slice(0, 120)).at(-1)"
+
+def test_pages_can_be_read_by_everybody(site, tab, tmp_path_factory):
+    "axe-core finds no serious fault on any page, and none weighs more than a megabyte with its pictures"
+    if not shutil.which('npm'): pytest.skip('no npm to fetch axe-core with')
+    folder = tmp_path_factory.mktemp('axe')
+    res = subprocess.run(['npm', 'install', '--silent', '--prefix', folder, 'axe-core'], capture_output=True, text=True)
+    if res.returncode: pytest.skip(f'npm could not fetch axe-core: {res.stderr[-200:]}')
+    axe = (folder/'node_modules/axe-core/axe.min.js').read_text(encoding='utf-8') + ';0'
+    ask = """axe.run(document, {resultTypes:['violations']}).then(r => r.violations.filter(v => ['serious','critical'].includes(v.impact))
+             .map(v => [v.id, v.nodes[0].html.slice(0,100)]))"""
+    tab.width(1280)
+    faults,heavy = {},{}
+    for p in pages(site):
+        tab.go((site/p).as_uri())
+        tab.js(axe)
+        if found := tab.js(ask): faults[p] = found
+        pictures = {o.split('?')[0] for o in tab.js("[...document.images].map(o => o.getAttribute('src'))")}
+        weight = (site/p).stat().st_size + sum(((site/p).parent/o).stat().st_size for o in pictures if o and not o.startswith('data:'))
+        if weight > 2**20: heavy[p] = weight
+    assert faults == {} and heavy == {}
 
 def test_our_names_can_be_linked_to_from_elsewhere(site):
     from sphinx.util.inventory import InventoryFile

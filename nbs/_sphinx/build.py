@@ -69,6 +69,13 @@ def write_sources(src, sections):
         if not any(o[0] in '_.' for o in d.relative_to(nbs).parts): shutil.copytree(d, src/d.relative_to(nbs))
     return pages
 
+def for_screen_readers(html):
+    "Mend what theme and extensions leave to be guessed: the level of the sidebar's headings, the name of a fold"
+    for page in html.rglob('*.html'):
+        text = page.read_text(encoding='utf-8')
+        text = text.replace('<p class="caption" role="heading">', '<p class="caption" role="heading" aria-level="2">')
+        page.write_text(text.replace('<summary aria-label="Toggle hidden content">', '<summary>'), encoding='utf-8')
+
 def build(out):
     "Build the site; `out` is replaced only by a build without faults. Returns Sphinx's exit code"
     from sphinx.cmd.build import main as sphinx
@@ -81,6 +88,7 @@ def build(out):
     rc = sphinx(['-n', '-W', '--keep-going', '-q', '-j', 'auto', '-c', str(here), '-d', str(work/'doctrees'), str(src), str(html)])
     if rc: return rc
     write_llms(html, pages, sections)
+    for_screen_readers(html)
     if out.exists(): shutil.rmtree(out)
     shutil.move(html, out)
     return 0

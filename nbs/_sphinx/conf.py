@@ -26,7 +26,7 @@ pygments_dark_style = 'github-dark'
 html_title = f'fastai_ext {release}'
 html_static_path = ['static']
 html_css_files = ['style.css']
-html_js_files = [('search.js', {'priority': 300})]
+html_js_files = [('page.js', {'priority': 300})]
 html_copy_source = html_show_sourcelink = False
 html_show_sphinx = False
 html_theme_options = dict(

@@ -1,6 +1,6 @@
 "From nbdev's (that is, Quarto's) Markdown and cell options to MyST's"
 import html, re
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from io import BytesIO
 
 from fastcore.nbio import NbCell
@@ -111,6 +111,19 @@ def on_white(png):
     w,h = im.size
     return all(a == 0 or min(r,g,b) > 250 for r,g,b,a in (im.getpixel(o) for o in ((0,0), (w-1,0), (0,h-1), (w-1,h-1))))
 
+def lighter(out):
+    "The output `out` with a picture of over 200 kB as JPEG, where that halves it: photographs, not plots"
+    png = out.get('data', {}).get('image/png')
+    if not png or len(raw := b64decode(''.join(png))) < 200_000: return out
+    im,small = Image.open(BytesIO(raw)).convert('RGBA'),BytesIO()
+    paper = Image.new('RGBA', im.size, 'white')
+    Image.alpha_composite(paper, im).convert('RGB').save(small, 'JPEG', quality=88)
+    if small.tell() > len(raw)/2: return out
+    data = {k: v for k,v in out['data'].items() if k != 'image/png'} | {'image/jpeg': b64encode(small.getvalue()).decode()}
+    meta = dict(out.get('metadata', {}))
+    if 'image/png' in meta: meta['image/jpeg'] = meta.pop('image/png')
+    return {**out, 'data':data, 'metadata':meta}
+
 def code(c, md, where):
     "A code cell with Quarto's options turned into MyST-NB's tags"
     opts = dict(option.findall(c.source))
@@ -124,7 +137,7 @@ def code(c, md, where):
     alt = html.escape((opts.get('fig-alt') or opts.get('fig-cap') or f'{md.section}: {md.said}').strip('"'))
     image = {'alt':alt, 'classes':'paper' if any(on_white(o.get('data', {}).get('image/png')) for o in outs) else 'photo'}
     if w := next((m['width'] for o in outs for k,m in o.get('metadata', {}).items() if k == 'image/png' and 'width' in m), None): image['width'] = f'{w}px'
-    return {**cell('code', source), 'metadata':dict(tags=tags, mystnb=dict(image=image)), 'outputs':outs, 'execution_count':c.get('execution_count')}
+    return {**cell('code', source), 'metadata':dict(tags=tags, mystnb=dict(image=image)), 'outputs':[lighter(o) for o in outs], 'execution_count':c.get('execution_count')}
 
 def title(nb):
     "The page's title, its one line, and its module"
