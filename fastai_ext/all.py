@@ -30,6 +30,7 @@ from .regularize.average import *
 from .regularize.consistency import *
 from .regularize.dropout import *
 from .regularize.sharpness import *
+from .regularize.montecarlo import *
 from .tabular.rows import *
 from .tabular.trees import *
 from .tabular.ensemble import *

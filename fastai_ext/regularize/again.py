@@ -23,7 +23,7 @@ from ..model.weights import unwrap
 # %% ../../nbs/regularize/again.ipynb #d0960179
 def _hidden(model):
     "The layers that carry a hidden state from batch to batch, as fastai's language models do, with that state"
-    return [(m, m.__dict__['hidden']) for m in model.modules() if 'hidden' in m.__dict__]
+    return [(m, {k: vars(m)[k] for k in ('hidden','bs') if k in vars(m)}) for m in model.modules() if 'hidden' in vars(m)]
 
 # %% ../../nbs/regularize/again.ipynb #55f95e8f
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class PassStart:
     cuda_rng:list|None
     python_rng:tuple
     numpy_rng:tuple
-    hidden:list  # Pairs of a layer and its hidden state
+    hidden:list  # Pairs of a layer and the attributes with its hidden state
 
     @classmethod
     def now(cls,
@@ -49,7 +49,11 @@ class PassStart:
         if self.cuda_rng is not None: torch.cuda.set_rng_state_all(self.cuda_rng)
         random.setstate(self.python_rng)
         np.random.set_state(self.numpy_rng)
-        for m,h in self.hidden: m.hidden = h
+        self.hidden_back()
+
+    def hidden_back(self):
+        "Only the hidden states"
+        for m,h in self.hidden: vars(m).update(h)
 
 @contextmanager
 def untraced(
@@ -64,7 +68,7 @@ def untraced(
         with rng_kept(seed): yield
     finally:
         for buffers,n,b in places: buffers[n] = b
-        for m,h in hidden: m.hidden = h
+        for m,h in hidden: vars(m).update(h)
 
 def _precision(learn): return next((cb for cb in learn.cbs if isinstance(cb, MixedPrecision)), None)
 
