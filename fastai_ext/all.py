@@ -31,6 +31,8 @@ from .regularize.consistency import *
 from .regularize.dropout import *
 from .regularize.sharpness import *
 from .regularize.montecarlo import *
+from .regularize.mixout import *
+from .regularize.decay import *
 from .tabular.rows import *
 from .tabular.trees import *
 from .tabular.ensemble import *

@@ -23,7 +23,9 @@ from .init.head import HeadPrior
 from .init.lsuv import LSUV
 from .regularize.average import EMA,SWA,Averaged
 from .regularize.consistency import ConfidencePenalty,JacobianPenalty,LossTerm,RDrop
+from .regularize.decay import WeightDecay
 from .regularize.dropout import DropoutSchedule
+from .regularize.mixout import Mixout
 from .regularize.penalty import L1,L2,Penalty
 from .regularize.sharpness import ASAM,SAM
 
@@ -48,6 +50,8 @@ callback_examples = dict(
     JacobianPenalty = dict(cb=partial(JacobianPenalty, n_proj=3), strength='jacobian', owes='rng'),
     ConfidencePenalty = dict(cb=ConfidencePenalty, strength='confidence', owes='rng'),
     DropoutSchedule = dict(cb=DropoutSchedule, learner=dropout_learner),
+    Mixout = dict(cb=Mixout, strength='p', owes='rng', skip=dict(accumulation_exact='each batch draws its own mask')),
+    WeightDecay = dict(cb=partial(WeightDecay, wd=.1), strength='wd', owes='rng'),
 )
 callback_bases = (Penalty,Averaged,LossTerm)  # public, but only to be subclassed
 
