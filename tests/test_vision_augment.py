@@ -1,5 +1,5 @@
 "Marks in fastai's pipeline: acceptance tests 2, 13, 14 (training and test data), 15, 16"
-import pickle, random, subprocess, sys, zlib
+import pickle, random, subprocess, sys, warnings, zlib
 import numpy as np, pytest, torch
 from fastai.data.block import CategoryBlock, DataBlock, MultiCategoryBlock
 from fastai.data.core import TfmdDL
@@ -16,7 +16,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from torch import nn
 from fastai_ext.vision.augment import Watermark, WatermarkBatch, picture_key, stamp_batch
-from fastai_ext.vision.mark import Mark, MarkSampler
+from fastai_ext.vision.mark import Mark
+from fastai_ext.vision.sampler import MarkSampler
 from fastai_ext.vision.stamp import stamp
 
 china = Image.fromarray(load_sample_image('china.jpg'))
@@ -270,3 +271,34 @@ def test_show_batch_and_a_learner(folder):
     with pytest.raises(ValueError, match='but not both'): WatermarkBatch()
     with pytest.raises(ValueError, match='p=1.5 is not a probability'): Watermark(text='a', p=1.5)
     assert "text='a'" in repr(Watermark(text='a', p=.5)) and "'p': 0.5" in repr(Watermark(text='a', p=.5))
+
+def test_no_other_loader_changes():
+    "Importing this leaves fastai's loader as it is; only a loader with a mark becomes a `MarkedDL`"
+    code = ("from fastai.data.core import TfmdDL\nbefore = TfmdDL.before_iter\nimport fastai_ext.all\nassert TfmdDL.before_iter is before")
+    subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
+
+def test_mirrored_text_is_said():
+    from fastai.vision.all import DataBlock, ImageBlock, aug_transforms
+    pictures = [PILImage.create(np.full((32,32,3), i, np.uint8)) for i in range(8)]
+    def dls(item, batch): return DataBlock((ImageBlock, ImageBlock), get_items=lambda _: range(8), get_x=lambda i: pictures[i], get_y=lambda i: pictures[i],
+                                           item_tfms=item, batch_tfms=batch).dataloaders('', bs=2, num_workers=0)
+    with pytest.warns(UserWarning, match='mirrors pictures'): dls([Watermark(text='a')], aug_transforms()).train.one_batch()
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', UserWarning)
+        dls([Watermark(text='a')], aug_transforms(do_flip=False)).train.one_batch()
+        dls([], [*aug_transforms(), WatermarkBatch(text='a')]).train.one_batch()
+
+def test_one_picture_is_no_batch():
+    with pytest.raises(ValueError, match='no batch'): WatermarkBatch(text='a')(TensorImage(torch.rand(3,32,32)), split_idx=0)
+
+def test_auto_colour_and_quiet_place_in_a_batch():
+    "A batch on the device takes the place and colour that each picture takes by itself"
+    rng = np.random.default_rng(0)
+    a = np.stack([rng.integers(0, 255, (60,90,3), dtype=np.uint8)//(1 if i else 4) for i in range(2)])
+    a[:, 40:, :40] = np.array([30,220], np.uint8)[:, None, None, None]
+    mark = Mark('x', pos='quiet', color='auto', size=.2, opacity=1.)
+    x = TensorImage(torch.from_numpy(a).permute(0,3,1,2).float()/255)
+    out = WatermarkBatch(mark)(x, split_idx=0)
+    for o,im in zip(out, a, strict=True):
+        want = torch.from_numpy(np.asarray(stamp(Image.fromarray(im), mark)).copy()).permute(2,0,1)/255
+        assert (o - want).abs().max() < 1/250

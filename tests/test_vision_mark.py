@@ -4,7 +4,8 @@ from pathlib import Path
 import matplotlib, numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image, ImageDraw, ImageFont, features
-from fastai_ext.vision.mark import Mark, MarkSampler, random_texts
+from fastai_ext.vision.mark import Mark
+from fastai_ext.vision.sampler import MarkSampler, random_texts
 from fastai_ext.vision.patch import Logo, drawn, missing_glyphs, text_masks, text_size
 from fastai_ext.vision.stamp import stamp
 
@@ -258,5 +259,19 @@ def test_what_is_no_mark_is_said_at_once(tmp_path):
               lambda: save_stamped(tmp_path/'a.jpg', tmp_path/'b.jpg', '© me')):
         with pytest.raises(ValueError, match=r"mark='© me' is no mark; write Mark\('© me'\)"): f()
     for f,words in ((lambda: stamp(tmp_path/'a.jpg', Mark('x')), 'is no picture'), (lambda: MarkSampler(texts='© me'), 'is one text'),
-                    (lambda: MarkSampler(texts=['a'], color=['white','gold']), 'colors='), (lambda: Mark('x', pos=('tl','br')), r"\['tl','br'\]")):
+                    (lambda: MarkSampler(texts=['a'], color=['white','gold']), 'colors='), (lambda: Mark('x', pos=('tl',.5)), r"\['tl','br'\]"), (lambda: Mark('x', size=40), "give rel='pixels'")):
         with pytest.raises(ValueError, match=words): f()
+
+def test_a_mark_imported_before_fastai_says_why():
+    "`from fastai.vision.all import *` brings fastcore's HTML element of the same name"
+    from fastcore.xml import Mark as html
+    from fastai_ext.vision.stamp import stamp
+    with pytest.raises(ValueError, match='import fastai_ext after fastai'): stamp(Image.new('RGB', (9,9)), html('© Ada'))
+
+def test_pixels_are_pixels():
+    for w in (200, 900): assert abs(Mark('hello', size=60, rel='pixels').place((w,300)).patch.size[0] - 60) <= 1
+
+def test_an_old_pickle_of_arguments_opens(tmp_path):
+    m = Mark('© {name}', color='auto', pos=['tl','br'], size=(.1,.2))
+    again = pickle.loads(pickle.dumps(m))
+    assert again == m and hash(again) == hash(m) and eval(repr(m)) == m and again.looks and again.fields == ('name',)

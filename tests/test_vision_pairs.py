@@ -17,7 +17,8 @@ from torch import nn
 
 from conftest import root
 from fastai_ext.vision.augment import picture_key
-from fastai_ext.vision.mark import Mark, MarkSampler
+from fastai_ext.vision.mark import Mark
+from fastai_ext.vision.sampler import MarkSampler
 from fastai_ext.vision.pairs import WatermarkPair
 
 PHOTOS = [Image.fromarray(o) for o in load_sample_images().images]

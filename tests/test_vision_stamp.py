@@ -3,7 +3,8 @@ import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_image
-from fastai_ext.vision.mark import Mark, Placement
+from fastai_ext.vision.mark import Mark
+from fastai_ext.vision.placement import Placement
 from fastai_ext.vision.stamp import blend_, stamp, stampable
 
 arr = np.asarray

@@ -13,6 +13,7 @@ from fastai.vision.data import get_grid
 from fastcore.meta import delegates
 from plum import dispatch
 from .augment import Watermark, picture_key
+from .placement import glance
 from .mark import Mark
 from .stamp import stamp
 
@@ -42,7 +43,7 @@ class WatermarkPair(Watermark):
         x,y = b
         if x.size != y.size: raise ValueError(f"WatermarkPair: the two pictures are {x.size} and {y.size} pixels large; give both the same file and transforms")
         self.before_call(b, split_idx)
-        p = self._placement(picture_key(x), x.size)
+        p = self._placement(picture_key(x), x.size, lambda: glance(x))
         if p is not None: x = stamp(x, p, orient=False)
         if not self.alpha: return x,y
         a = Image.new('L', y.size) if p is None else p.alpha()

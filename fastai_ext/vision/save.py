@@ -11,7 +11,8 @@ from PIL import Image, ImageSequence, JpegImagePlugin, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from .files.options import StampOptions, stamp_options, takes_options
 from .files.whole import write_whole
-from .mark import Placement, _check_mark as check_mark
+from .mark import check_mark
+from .placement import Placement
 from .stamp import blend_, exif_orientation, stampable
 
 # %% ../../nbs/vision/save.ipynb #46a7111d

@@ -8,7 +8,9 @@ __all__ = ['stampable', 'blend_', 'exif_orientation', 'stamp']
 # %% ../../nbs/vision/stamp.ipynb #2c462f94
 import functools
 from PIL import Image
-from .mark import Placement, _check_mark
+from .fields import picture_fields
+from .mark import check_mark
+from .placement import Placement, place_on
 
 # %% ../../nbs/vision/stamp.ipynb #80307e8d
 _FIRST = {'1':'L', 'P':'RGB', 'PA':'RGBA', 'La':'LA', 'RGBa':'RGBA', 'HSV':'RGB', 'RGBX':'RGB'}  # modes that are stamped as another one
@@ -76,7 +78,10 @@ def stamp(
     im.load()  # Pillow turns a TIFF upright while it reads it
     o = exif_orientation(im) if orient else 1
     if isinstance(mark, Placement): p = mark
-    else: p = _check_mark(mark, 'stamp').place(im.size[::-1] if o>4 else im.size, seed, key).turned(o)
+    else:
+        mark = check_mark(mark, 'stamp')
+        if getattr(mark, 'fields', ()): mark = mark.filled(picture_fields(im, names=mark.fields), who=getattr(im, 'filename', '') or 'the picture')
+        p = place_on(mark, im, o, seed, key)
     res = stampable(im)
     res = blend_(res.copy() if res is im else res, p)
     if getattr(type(im), '_bypass_type', None) is Image.Image: res.__class__ = type(im)  # fastai's own picture types
