@@ -44,7 +44,10 @@ from .vision.augment import *
 from .vision.files.find import *
 from .vision.files.options import *
 from .vision.folder import *
-from .vision.mark import *
+from .vision.mark import Mark as Mark
+from .vision.placement import Placement as Placement
+from .vision.sampler import *
+from .vision.fields import picture_fields as picture_fields
 from .vision.pairs import *
 from .vision.save import *
 from .vision.stamp import *
