@@ -136,7 +136,7 @@ def object_with_dls():
     return SimpleNamespace(dls=SimpleNamespace())
 
 def test_equal_names_are_told_apart(members):
-    assert ensemble(members[1], members[1], weights='mean').names == ['RandomForestRegressor 1','RandomForestRegressor 2']
+    assert ensemble(members[1], members[1], weights='mean').names == ['rf 1','rf 2']
     assert repr(ensemble(members[1], members[2], weights=[1,3], names=['a','b'])) == 'EnsembleLearner(0.25 a, 0.75 b)'
     assert isinstance(ensemble(*members).weights, pd.Series) and tree_learner(members[0].dls) is not None
 

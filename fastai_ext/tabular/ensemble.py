@@ -17,7 +17,7 @@ from fastai.learner import Learner, Recorder
 from fastai.losses import CrossEntropyLossFlat, MSELossFlat
 from fastai.tabular.core import Tabular
 from fastai.torch_core import to_detach
-from .rows import proc
+from .rows import proc, rows_dl
 from .trees import TreeLearner, tensors
 
 # %% ../../nbs/tabular/ensemble.ipynb #e2e3869e
@@ -82,7 +82,7 @@ def _quiet_preds(learn, dl):
     with learn.removed_cbs(learn._grab_cbs((ProgressCallback,Recorder))): return learn.get_preds(dl=dl)[0].double().numpy()
 
 def _names(learners):
-    names = [type(m.model.est).__name__ if hasattr(m.model, 'est') else type(m.model).__name__ for m in learners]
+    names = [m.model.engine.name if hasattr(m.model, 'engine') else type(m.model).__name__ for m in learners]
     return [nm if names.count(nm)==1 else f'{nm} {names[:i].count(nm)+1}' for i,nm in enumerate(names)]
 
 def _weights(weights, n):
@@ -103,6 +103,23 @@ class EnsembleLearner(TreeLearner):
     def fit(self, *args, **kwargs):
         "Raises `NotImplementedError`: fit the members, then call `ensemble`."
         raise NotImplementedError("EnsembleLearner.fit: fit the members, then call ensemble(…) again for the weights")
+
+    fitted = True
+
+    def _rows(self, dl): return self._dl(dl)
+
+    def test_dl(self, rows, **kwargs):
+        "A dataloader of new `rows`, encoded as the training rows: see `rows_dl`"
+        return rows_dl(self.dls, rows, facts=self.facts, **kwargs)
+
+    def predict(self, row):
+        "The decoded row with its prediction, the decoded prediction, and the probabilities or values, for one row: a Series, dict or one-row frame"
+        dl = self.test_dl(row, with_y=False)
+        if len(dl.dataset) != 1: raise ValueError(f"EnsembleLearner.predict: {len(dl.dataset)} rows; give one, or call get_preds(dl=frame) for many")
+        preds,_,dec = self.get_preds(dl=dl, with_decoded=True)
+        items = dl.dataset.items.copy()
+        items[list(self.dls.train_ds.y_names)] = dec.numpy().reshape(1,-1)
+        return dl.dataset.new(items), dec[0], preds[0]
 
     @property
     def weights(self):

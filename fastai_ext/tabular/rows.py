@@ -9,13 +9,15 @@ __all__ = ['rows_dl']
 import warnings
 import numpy as np
 import pandas as pd
-from fastai.data.transforms import Categorize
+from fastai.data.transforms import Categorize, EncodedMultiCategorize, Normalize
 from fastai.tabular.core import Categorify, FillMissing
 from fastai.tabular.data import TabularDataLoaders
+from .dls import Tidy
 
 # %% ../../nbs/tabular/rows.ipynb #38975bc6
 def proc(to, cls):
-    "The processing step of type `cls` in the `TabularPandas` `to`, or None"
+    "The processing step of type `cls` in the `TabularPandas` `to`, or None; `Categorize` is the step of one category, not of several labels"
+    if cls is Categorize: return next((p for p in to.procs.fs if isinstance(p, cls) and not isinstance(p, EncodedMultiCategorize)), None)
     return next((p for p in to.procs.fs if isinstance(p, cls)), None)
 
 def raw_names(to):
@@ -31,14 +33,24 @@ def medians(to):
     for n in to.cont_names: row[n] = float(to.items[n].median())
     return to.new(row).decode().items.iloc[0][list(to.cont_names)].to_dict()
 
-def _dtypes(to): return {n: to.items[n].dtype if to.items[n].dtype.kind=='f' else 'float64' for n in to.cont_names}
+def row_dtypes(to):
+    "The precision of each continuous column of the `TabularPandas` `to` before it was processed, so that a row is rounded as its twin was there"
+    norm = proc(to, Normalize)
+    return {n: _dtype(to.items[n], None if norm is None else (norm.means[n], norm.stds[n])) for n in to.cont_names}
+
+def _dtype(col, normal):
+    if col.dtype.kind != 'f': return 'float64'
+    if normal is None or col.dtype == 'float32': return str(col.dtype)
+    values,(mean,std) = col.iloc[:1000].dropna().to_numpy(),normal
+    single = (values*std+mean).astype('float32').astype('float64')  # `reduce_memory` rounds a column before `Normalize` makes it float64
+    return 'float32' if len(values) and ((single-mean)/std == values).all() else 'float64'
 
 def row_facts(to):
     "What `rows_dl` must know of the training rows of the `TabularPandas` `to`, for when they are gone: the precision and median of each continuous column"
-    return dict(dtypes=_dtypes(to), medians=medians(to))
+    return dict(dtypes=row_dtypes(to), medians=medians(to))
 
 # %% ../../nbs/tabular/rows.ipynb #864100dc
-def _frame(rows):
+def frame_of(rows):
     "A new frame of `rows`: a frame, a row as a Series or a dict, or a list of dicts"
     if isinstance(rows, pd.DataFrame): return rows.copy()
     if isinstance(rows, pd.Series): rows = rows.to_dict()
@@ -56,15 +68,15 @@ def _category(col, levels):
     unseen = values[values.notna() & ~seen]
     if len(unseen):
         kinds = ' (as text; the training levels are not text)' if isinstance(unseen.iloc[0], str) and not any(isinstance(o, str) for o in levels) else ''
-        warnings.warn(f"rows_dl: {len(unseen)} of {len(col)} values of column '{col.name}' were not seen in training and become '#na#'{kinds}: "
+        warnings.warn(f"{len(unseen)} of {len(col)} values of column '{col.name}' were not seen in training and become '#na#'{kinds}: "
                       f"{_some(unseen.unique())}", stacklevel=3)
     return pd.Series(pd.Categorical(values.where(seen, None), categories=levels), index=col.index, name=col.name)
 
 def _number(col, dtype='float64'):
     "`col` as floats, missing values as NaN; raises for text and infinities"
     try: out = pd.to_numeric(col.astype(object).where(col.notna(), np.nan)).astype('float64')
-    except (ValueError,TypeError) as e: raise ValueError(f"rows_dl: column '{col.name}' must be numbers, as in training: {e}") from None
-    if np.isinf(out).any(): raise ValueError(f"rows_dl: column '{col.name}' has infinite values; clip them or make them missing")
+    except (ValueError,TypeError) as e: raise ValueError(f"column '{col.name}' must be numbers, as in training: {e}") from None
+    if np.isinf(out).any(): raise ValueError(f"column '{col.name}' has infinite values; clip them or make them missing")
     return out.astype(dtype)
 
 def _target(frame, to):
@@ -73,7 +85,7 @@ def _target(frame, to):
     cat = proc(to, Categorize)
     for n in to.y_names if cat is not None else ():
         unseen = frame[n][~frame[n].isin(list(cat.vocab))]
-        if len(unseen): raise ValueError(f"rows_dl: target '{n}' has values that are not in the vocabulary {list(cat.vocab)}: "
+        if len(unseen): raise ValueError(f"target '{n}' has values that are not in the vocabulary {list(cat.vocab)}: "
                                          f"{_some(unseen.unique())}; correct them, or drop the column to predict")
         frame[n] = pd.Categorical(frame[n].astype(object), categories=list(cat.vocab))
     for n in to.y_names if cat is None else (): frame[n] = _number(frame[n])
@@ -92,25 +104,35 @@ def rows_dl(
     in any column order, with any further columns. Unseen levels become `#na#`, and missing numbers in a column that had none in training
     become the training median, each with a warning that counts them. Raises `KeyError` for missing columns and `ValueError` for text
     or infinities in a continuous column and for unknown target classes."""
-    to,frame = dls.train_ds,_frame(rows)
+    to,frame = dls.train_ds,frame_of(rows)
+    if proc(to, Tidy) is not None: return _tidy_dl(dls, frame, with_y, **kwargs)
     cats,conts = raw_names(to)
     missing = [n for n in cats+conts if n not in frame]
-    if missing: raise KeyError(f"rows_dl: the rows lack columns that training had: {_some(missing, 10)}")
+    if missing: raise KeyError(f"the rows lack columns that training had: {_some(missing, 10)}")
     has_y = with_y and _target(frame, to)
     frame = frame[cats + conts + (list(to.y_names) if has_y else [])]
     catfy,fill = proc(to, Categorify),proc(to, FillMissing)
     for n in cats if catfy is not None else (): frame[n] = _category(frame[n], (levels or {}).get(n, list(catfy.classes[n])[1:]))
     for n in cats if catfy is not None and levels else ():  # the codes are those of the whole vocabulary
         frame[n] = frame[n].cat.set_categories(list(catfy.classes[n])[1:])
-    dtypes = facts['dtypes'] if facts else _dtypes(to)
+    dtypes = facts['dtypes'] if facts else row_dtypes(to)
     for n in conts: frame[n] = _number(frame[n], dtypes[n])  # to the precision of training, so that a row is rounded as its twin was there
     nans = [n for n in conts if fill is not None and n not in fill.na_dict and frame[n].isna().any()]
     if nans:
         fills = facts['medians'] if facts else medians(to)
         for n in nans:
-            warnings.warn(f"rows_dl: {frame[n].isna().sum()} of {len(frame)} values of column '{n}' are missing, where training had none missing; "
+            warnings.warn(f"{frame[n].isna().sum()} of {len(frame)} values of column '{n}' are missing, where training had none missing; "
                           f"they become the training median, {fills[n]:.4g}", stacklevel=2)
             frame[n] = frame[n].fillna(fills[n])
     new = to.new(frame)
+    new.process()
+    return dls.valid.new(new, **kwargs)
+
+def _tidy_dl(dls, frame, with_y, **kwargs):
+    "As `rows_dl`, where `Tidy` does the work"
+    to = dls.train_ds
+    raw,ys = proc(to, Tidy).raw(to),list(to.y_names)
+    has_y = with_y and all(n in frame for n in ys)
+    new = to.new(frame[[n for n in [*raw, *(ys if has_y else [])] if n in frame]])
     new.process()
     return dls.valid.new(new, **kwargs)

@@ -6,23 +6,32 @@
 __all__ = ['TreeModel', 'TreeLearner', 'tree_learner']
 
 # %% ../../nbs/tabular/trees.ipynb #47c2968b
+import copy, warnings
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from fastai.callback.core import CancelBatchException, CancelFitException, CancelTrainException
 from fastai.callback.progress import ProgressCallback
 from fastai.data.transforms import Categorize, EncodedMultiCategorize
 from fastai.learner import Learner
-from fastai.losses import CrossEntropyLossFlat, MSELossFlat
-from fastai.tabular.core import Categorify, Tabular
+from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
+from fastai.tabular.core import Categorify, Tabular, TabularPandas
 from fastai.tabular.data import TabularDataLoaders
 from fastai.torch_core import display_df
-from .rows import proc, rows_dl, row_facts
+from .boost import engines
+from .dls import check_classes
+from .encode import Encoder, empty_dls, encoder_of
+from .engine import Any, Forest, Several, Task
+from .files import function_names, named_functions, plain, read, write
+from .rows import proc, row_facts, rows_dl
 
 # %% ../../nbs/tabular/trees.ipynb #afb03bec
+eps = np.finfo('float64').eps  # as `sklearn.metrics.log_loss` clips
+
 def tensors(to, is_class):
     "Inputs and targets of a `TabularPandas`, the targets as exact as its frame holds them"
     part = lambda names,dtype: torch.from_numpy(np.array(to.items[list(names)], dtype=dtype, order='C'))
@@ -32,53 +41,68 @@ def tensors(to, is_class):
 
 # %% ../../nbs/tabular/trees.ipynb #5ab3dda2
 class TreeModel(nn.Module):
-    """A scikit-learn estimator as a module: encoded categories and continuous columns in, log-probabilities in the order of the vocabulary,
+    """An engine as a module: encoded categories and continuous columns in, log-probabilities in the order of the vocabulary, log-odds of labels,
     or values in the target's units, out. Trees have no gradients: it cannot be trained by an optimizer"""
     def __init__(self,
-        est,           # A scikit-learn estimator, not yet fitted
-        n_out:int,     # Number of classes or targets
-        is_class:bool, # Does it classify?
-        levels=(),     # For each category, the codes that the training rows have
-        inverse=None,  # From what the estimator predicts to the target's units
+        engine,       # An `Engine`
+        levels=(),    # For each category, the codes that the training rows have
+        inverse=None, # From what the engine predicts to the target's units
     ):
         super().__init__()
-        self.est,self.n_out,self.is_class,self.levels,self.inverse = est,n_out,is_class,levels,inverse
+        self.engine,self.levels,self.inverse = engine,levels,inverse
+
+    @property
+    def is_class(self):
+        "Does it tell classes apart?"
+        return self.engine.task.kind == 'class'
+
+    @property
+    def n_out(self):
+        "Number of classes, targets or labels"
+        return self.engine.task.n_out
+
+    @property
+    def est(self):
+        "What the library made: an estimator of scikit-learn, a booster; None before the fit"
+        return self.engine.est
 
     def x(self, x_cat, x_cont):
-        "The `float32` array that the estimator sees, rows x (categories, then continuous columns); codes not seen in training are 0, as `#na#`"
-        cats = x_cat.detach().cpu().numpy().reshape(len(x_cat), -1).copy()
-        for i,seen in enumerate(self.levels): cats[:,i] = np.where(np.isin(cats[:,i], seen), cats[:,i], 0)
-        return np.concatenate([cats, x_cont.detach().cpu().numpy().reshape(len(cats), -1)], axis=1).astype('float32')
+        "The `float32` array that the engine sees, rows x (categories, then continuous columns); codes not seen in training are 0, as `#na#`"
+        n = len(x_cat)
+        x = np.empty((n, x_cat.shape[1]+x_cont.shape[1]), dtype='float32')
+        x[:,x_cat.shape[1]:] = x_cont.detach().cpu().numpy()
+        cats = x_cat.detach().cpu().numpy()
+        for i in range(cats.shape[1]):
+            x[:,i] = cats[:,i]
+            if i < len(self.levels): x[~known_codes(self.levels[i], cats[:,i]),i] = 0
+        return x
 
     def predict_x(self, x):
-        "Probabilities (rows x classes) or values (rows x targets) as `float64`, for an array from `x`"
-        if not len(x): return np.zeros((0, self.n_out))
-        if self.is_class:
-            res = np.zeros((len(x), self.n_out))
-            res[:, self.est.classes_.astype(int)] = self._in_parts(self.est.predict_proba, x)
-            return res
-        res = np.asarray(self._in_parts(self.est.predict, x), dtype='float64').reshape(len(x), -1)
+        "Probabilities (rows x classes or labels) or values (rows x targets) as `float64`, for an array from `x`"
+        if self.engine.est is None: raise ValueError("these trees are not fitted; call fit()")
+        res = self.engine.predict(x)
         return res if self.inverse is None else self.inverse(res)
 
-    def _in_parts(self, f, x, least=2000):
-        """`f(x)`, for a forest with the rows and not the trees given to the jobs: trees are then summed in their order, so that a row gets the same
-        sum to the last bit alone, in a batch and in every run, and a few rows start no jobs"""
-        from joblib import effective_n_jobs
-        jobs = getattr(self.est, 'n_jobs', None)
-        if jobs in (None,1) or not hasattr(self.est, 'estimators_'): return f(x)
-        try:
-            self.est.n_jobs = 1
-            n = min(effective_n_jobs(jobs), len(x)//least)
-            if n < 2: return f(x)
-            with ThreadPoolExecutor(n) as pool: return np.concatenate(list(pool.map(f, np.array_split(x, n))))
-        finally: self.est.n_jobs = jobs
-
-    def forward(self, x_cat, x_cont):
-        res = self.predict_x(self.x(x_cat, x_cont))
-        if self.is_class: res = np.log(np.clip(res, np.finfo('float64').eps, 1))  # as `sklearn.metrics.log_loss` clips
+    def linked(self, res):
+        "What the loss takes: logarithms of probabilities, log-odds of labels, or values"
+        kind = self.engine.task.kind
+        if kind=='class': return torch.from_numpy(np.log(np.clip(res, eps, 1)))
+        if kind=='label':
+            p = np.clip(res, eps, 1-eps)
+            return torch.from_numpy(np.log(p)-np.log1p(-p))
         return torch.from_numpy(res)
 
+    def forward(self, x_cat, x_cont=None):
+        "`x_cont=None`: `x_cat` is the array that the engine sees"
+        return self.linked(self.predict_x(x_cat.numpy() if x_cont is None else self.x(x_cat, x_cont)))
+
 # %% ../../nbs/tabular/trees.ipynb #7262472e
+def known_codes(seen, codes):
+    "Which of `codes` are among `seen`"
+    table = np.zeros(int(max(codes.max(initial=0), max(seen, default=0)))+1, dtype=bool)
+    table[np.asarray(seen, dtype=int)] = True
+    return table[codes]
+
 def _no(what, instead):
     def f(self, *args, **kwargs): raise NotImplementedError(f"TreeLearner.{what}: trees have no {instead}")
     f.__doc__ = f"Raises `NotImplementedError`: trees have no {instead}."
@@ -91,95 +115,156 @@ class _NoOptimizer:
     def state_dict(self): return {}
     def load_state_dict(self, sd): pass
 
+@dataclass
+class _Job:
+    "What one call of `fit` works on"
+    x:np.ndarray
+    y:np.ndarray
+    valid:tuple
+    wgts:np.ndarray
+    patience:int
+    blocks:int
+    whole:object = None   # the engine, once it has grown
+    stopped:BaseException = None
+
 class TreeLearner(Learner):
     "A `Learner` whose model is made of trees: see `tree_learner`"
     def __init__(self, dls, model, y_tfm=None, seed=0, **kwargs):
-        self.y_tfm,self.seed,self.facts = y_tfm,seed,None
+        self.y_tfm,self.seed,self.facts,self.encoder = y_tfm,seed,None,None
         super().__init__(dls, model, **kwargs)
         self.create_opt()
 
     def create_opt(self): self.opt = _NoOptimizer()
 
-    def export(self, fname='export.pkl', **kwargs):
-        "As `Learner.export`: what `load_learner` gives predicts exactly the same. No row of the data goes into the file"
-        self.facts = row_facts(self.dls.train_ds)
-        try: super().export(fname, **kwargs)
-        finally: self.facts = None
+    @property
+    def fitted(self):
+        "Have the trees grown?"
+        return self.model.est is not None
+
+    def _must_be_fitted(self, what):
+        if not self.fitted: raise ValueError(f"TreeLearner.{what}: these trees are not fitted; call fit()")
+
+    # --- fit
 
     def fit(self,
-        n_epoch:int=1, # Grow the trees in so many equal parts, with a line of metrics after each
-        cbs=None,      # `Callback`s for this fit only
-        blocks:int=20, # Steps of the progress bar
+        n_epoch:int=1,    # Lines of metrics: after this many equal parts of the trees. The trees are the same
+        patience:int=50,  # Boosting stops after so many rounds without improvement on the validation rows, >= 1; None: never
+        wgts=None,        # A weight >= 0 for each training row; those of the dataloaders by default
+        cbs=None,         # `Callback`s for this fit only
+        blocks:int=20,    # Steps of the progress bar
     ):
-        "Fit a new model on the training rows: the same model whatever `n_epoch` and `blocks`. An earlier fit is forgotten."
+        """Fit a new model on the training rows: the same whatever `n_epoch` and `blocks`. The earlier fit is forgotten once this one is done: if it is refused,
+        fails or is interrupted, what was there stays. Raises `ValueError` for data that cannot be learned, naming the columns."""
         if n_epoch < 1: raise ValueError(f"TreeLearner.fit: n_epoch={n_epoch}; give 1 or more")
-        from sklearn.base import clone
-        self.model.est,self._x,self._y = clone(self.model.est),*self._train_xy()
-        self._size = self._grows()
-        if not self._size and n_epoch > 1: raise ValueError(f"TreeLearner.fit: {type(self.model.est).__name__} cannot grow in parts; give n_epoch=1")
-        total = self.model.est.get_params()[self._size] if self._size else 1
-        if n_epoch > total: raise ValueError(f"TreeLearner.fit: n_epoch={n_epoch} parts of {total} trees; give {total} or less")
-        self._sizes = np.unique(np.linspace(0, total, n_epoch*max(1, min(blocks, total)//n_epoch) + 1).round().astype(int))[1:]
-        self.n_epoch = n_epoch
+        if patience is not None and patience < 1: raise ValueError(f"TreeLearner.fit: patience={patience}; give 1 or more, or None")
+        engine = self.model.engine
+        if n_epoch > 1 and engine.name not in engines or n_epoch > 1 and engine.name=='dt':
+            raise ValueError(f"TreeLearner.fit: {engine.name} does not grow in parts; give n_epoch=1")
+        x,y,levels,encoder = self._train_xy()
+        valid = self._valid_xy(levels) if engine.stops and patience is not None else None
+        if engine.stops and patience is not None and valid is None:
+            warnings.warn(f"fit: there are no validation rows to stop on, so '{engine.name}' grows all its rounds", stacklevel=2)
+        job = _Job(x, y, valid, self._weights(wgts, len(x)), patience, blocks)
+        kept,self._job,self.n_epoch = self._kept(),job,n_epoch
+        self.model.engine,self.model.levels,self.encoder = engine.fresh(),levels,encoder
         try:
             with self.added_cbs(cbs): self._with_events(self._do_fit, 'fit', CancelFitException, self._end_cleanup)
         finally:
-            if self._size: self.model.est.set_params(warm_start=False)
-            del self._x,self._y
+            self._job = None
+            if not self.fitted: self.model.engine,self.model.levels,self.encoder = kept
 
-    def _grows(self):
-        "The parameter by which the estimator grows while it keeps the trees it has, if any"
-        from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-        params = self.model.est.get_params()
-        if 'warm_start' not in params or isinstance(params.get('class_weight'), str) or params.get('oob_score'): return None
-        if isinstance(self.model.est, (HistGradientBoostingClassifier,HistGradientBoostingRegressor)): return 'max_iter'
-        return 'n_estimators' if 'n_estimators' in params else None
+    def _kept(self): return self.model.engine,self.model.levels,self.encoder
 
     def _train_xy(self):
-        "What the estimator is fitted on, checked"
+        "What the engine is fitted on, checked, and the encoder of rows like it"
         to,m = self.dls.train_ds,self.model
+        if not len(to): raise ValueError("TreeLearner.fit: there are no training rows (a loaded learner has none); make tree_learner(dls) on data")
         (x_cat,x_cont),(y,) = tensors(to, m.is_class)
-        m.levels = [np.unique(c) for c in x_cat.numpy().T]
-        x,y = m.x(x_cat, x_cont),y.numpy()
-        _check_x(x, to, m.est)
+        levels = [np.unique(c) for c in x_cat.numpy().T]
+        x = m.x(x_cat, x_cont)  # every code of a training row is known, whatever an earlier fit knew
+        for i,c in enumerate(x_cat.numpy().T): x[:,i] = c
+        _check_x(x, to, m.engine)
+        encoder = encoder_of(to, levels, kind=m.engine.task.kind, vocab=getattr(self.dls, 'vocab', None) if m.engine.task.kind != 'value' else None)
+        return x, self._engine_y(y.numpy(), 'training'), levels, encoder
+
+    def _engine_y(self, y, which):
         if self.y_tfm:
             y = self.y_tfm[0](y)
-            if not np.isfinite(y).all(): raise ValueError(f"tree_learner: y_tfm makes {(~np.isfinite(y)).sum()} of {y.size} training targets infinite or NaN")
-        return x, y[:,0] if y.shape[1]==1 else y
+            if not np.isfinite(y).all(): raise ValueError(f"tree_learner: y_tfm makes {(~np.isfinite(y)).sum()} of {y.size} {which} targets infinite or NaN")
+        if self.model.engine.task.kind=='label': y = y.astype('int64')
+        return y[:,0] if y.shape[1]==1 else y
+
+    def _valid_xy(self, levels):
+        to = self.dls.valid_ds
+        if not len(to): return None
+        (x_cat,x_cont),(y,) = tensors(to, self.model.is_class)
+        return TreeModel(self.model.engine, levels).x(x_cat, x_cont), self._engine_y(y.numpy(), 'validation')
+
+    def _weights(self, wgts, n):
+        "A weight for each training row, or None where they are all equal"
+        if wgts is None:
+            w = getattr(self.dls.train, 'wgts', None)
+            return None if w is None or np.ptp(w) < 1e-12 else np.asarray(w)*len(w)
+        w = np.asarray(wgts, dtype='float64')
+        if w.shape != (n,) or not np.isfinite(w).all() or (w < 0).any() or not w.any():
+            raise ValueError(f"TreeLearner.fit: wgts must be {n} numbers >= 0, one for each training row, not all 0")
+        return w
 
     def _do_epoch_train(self):
-        part = np.array_split(self._sizes, self.n_epoch)[self.epoch]
-        self.dl = range(len(part)+1)  # the blocks, then one look at the training rows for `train_loss`
-        self._with_events(lambda: self._grow(part), 'train', CancelTrainException)
+        self.dl = range(self._job.blocks+1)  # the blocks, then one look at training rows for `train_loss`
+        self._with_events(self._train_part, 'train', CancelTrainException)
 
-    def _grow(self, part):
-        est,self.n_iter,(self.xb,self.yb) = self.model.est,len(part)+1,((),())
-        for self.iter,size in enumerate(part):
-            self('before_batch')
-            if self._size: est.set_params(**{self._size:int(size)}, warm_start=True)
-            kw = {}
-            if self._wgts is not None: kw['sample_weight'] = self._wgts
-            est.fit(self._x, self._y, **kw)
-            self('after_batch')
+    def _train_part(self):
+        job = self._job
+        if job.whole is None: self._grow(job)
+        rounds = max(1, round(job.whole.n_rounds*(self.epoch+1)/self.n_epoch))
+        self.model.engine = job.whole if rounds >= job.whole.n_rounds else job.whole.first(rounds)
+        self._look_back()
+
+    def _grow(self, job):
+        "Grow all trees, once; the engine's own callback drives the bar and lets callbacks stop it"
+        self.n_iter,(self.xb,self.yb),self.iter = job.blocks+1,((),()),-1
+        def step(done, total, loss):
+            block = min(job.blocks, done*job.blocks//total)
+            if block-1 <= self.iter: return False
+            self.iter = block-1
+            if loss is not None: self.smooth_loss = torch.tensor(float(loss))
+            try: self._with_events(lambda: None, 'batch', CancelBatchException)
+            except BaseException as e:  # an engine written in another language would lose it
+                job.stopped = e
+                return True
+            return False
+        grown = self.model.engine.fit(job.x, job.y, job.valid, job.wgts, job.patience, step)
+        if job.stopped is not None and not isinstance(job.stopped, (CancelFitException,CancelTrainException)): raise job.stopped
+        job.whole = self.model.engine = grown
+        if job.stopped is not None: raise job.stopped
+
+    def _look_back(self, most=10_000):
+        "One look at training rows, at most `most` of them, for `train_loss`"
         if hasattr(self, 'recorder'): self.recorder.smooth_loss.reset()
-        self.dl,self.iter = self.dls.train,len(part)
-        self._one(self.dls.train_ds)
+        to,self.dl,self.iter = self.dls.train_ds,self.dls.train,self._job.blocks
+        rows = range(len(to)) if len(to) <= most else np.sort(np.random.RandomState(0).permutation(len(to))[:most])
+        self._one(to if len(to) <= most else to.iloc[list(rows)])
 
-    @property
-    def _wgts(self):
-        "Sample weights of a weighted dataloader, or None where they are all equal"
-        w = getattr(self.dls.train, 'wgts', None)
-        return None if w is None or np.ptp(w) < 1e-12 else np.asarray(w)*len(w)
+    # --- rows through the model
+
+    def _split(self, b): self.xb,self.yb = tuple(b[:2]),tuple(b[2:])
 
     def all_batches(self):
+        if isinstance(self.dl, _Rows): return self._batch(*self.dl.batch)
         ds = getattr(self.dl, 'dataset', None)
         if not isinstance(ds, Tabular): return super().all_batches()
         self.n_iter,self.iter = 1,0
-        if len(ds): self._one(ds.iloc[list(self.dl.get_idxs())])
+        if not len(ds): return
+        idxs = list(self.dl.get_idxs())
+        self._one(ds if idxs == list(range(len(ds))) else ds.iloc[idxs])
 
     def _one(self, to):
         "All rows of `to` as one batch, with its events; unlike a dataloader's, its targets stay as exact as the frame's"
-        self.xb,self.yb = tensors(to, self.model.is_class)
+        self._batch(*tensors(to, self.model.is_class))
+
+    def _batch(self, xb, yb):
+        self.xb,self.yb = xb,yb
         self._with_events(self._do_one_batch, 'batch', CancelBatchException)
 
     def _do_one_batch(self):
@@ -197,11 +282,21 @@ class TreeLearner(Learner):
 
     def _set_device(self, b): return tuple(o.cpu() for o in b)
 
+    def encode(self, rows):
+        "(array as the engine sees it, targets or None) of new `rows`: a frame, a Series, a dict or a list of dicts"
+        if self.encoder is not None: return self.encoder.encode(rows)
+        (x_cat,x_cont),y = tensors(self.test_dl(rows).dataset, self.model.is_class)
+        return self.model.x(x_cat, x_cont), y[0].numpy() if y else None
+
     def test_dl(self, rows, **kwargs):
         "A dataloader of new `rows` (a frame, a Series, a dict, a list of dicts), encoded as the training rows: see `rows_dl`"
-        catfy,seen = proc(self.dls.train_ds, Categorify),dict(zip(self.dls.train_ds.cat_names, self.model.levels, strict=False))
-        levels = {n:[catfy.classes[n][c] for c in codes if c] for n,codes in seen.items()} if catfy is not None else None
-        return rows_dl(self.dls, rows, levels=levels, facts=self.facts, **kwargs)
+        return rows_dl(self.dls, rows, levels=self._levels(), facts=self.facts, **kwargs)
+
+    def _levels(self):
+        catfy = proc(self.dls.train_ds, Categorify)
+        if catfy is None or not len(self.model.levels): return None
+        names = list(self.dls.train_ds.cat_names)
+        return {n: [catfy.classes[n][int(c)] for c in codes if c] for n,codes in zip(names, self.model.levels, strict=True)}
 
     @contextmanager
     def _quiet(self):
@@ -212,65 +307,224 @@ class TreeLearner(Learner):
 
     def _dl(self, dl): return self.test_dl(dl) if isinstance(dl, (pd.DataFrame,pd.Series,dict)) else dl
 
+    def _rows(self, dl):
+        "A frame as one batch of arrays, anything else as it is"
+        if not isinstance(dl, (pd.DataFrame,pd.Series,dict)): return dl
+        x,y = self.encode(dl)
+        return _Rows((torch.from_numpy(x),), () if y is None else (torch.from_numpy(y),))
+
     def validate(self, ds_idx=1, dl=None, cbs=None):
         "The loss and metrics on the validation rows, the `ds_idx`-th set, or `dl`: a dataloader or a frame with targets"
-        with self._quiet(): return super().validate(ds_idx, self._dl(dl), cbs)
+        self._must_be_fitted('validate')
+        with self._quiet(): return super().validate(ds_idx, self._rows(dl), cbs)
 
-    def get_preds(self, ds_idx=1, dl=None, **kwargs):
+    def get_preds(self, ds_idx=1, dl=None, with_input=False, **kwargs):
         "As `Learner.get_preds`; `dl` may also be a frame of new rows. Probability columns follow `dls.vocab`"
-        with self._quiet(): return super().get_preds(ds_idx, self._dl(dl), **kwargs)
+        self._must_be_fitted('get_preds')
+        if isinstance(ds_idx, (pd.DataFrame,pd.Series,dict)): raise TypeError("get_preds: give new rows by name: get_preds(dl=frame)")
+        dl = self._dl(dl) if with_input else self._rows(dl)
+        with self._quiet(): return super().get_preds(ds_idx, dl, with_input=with_input, **kwargs)
 
     def predict(self, row):
         "The decoded row with its prediction, the decoded prediction, and the probabilities or values, for one row: a Series, dict or one-row frame"
-        dl = self.test_dl(row, with_y=False)
-        if len(dl.dataset) != 1: raise ValueError(f"TreeLearner.predict: {len(dl.dataset)} rows; give one, or call get_preds(dl=frame) for many")
-        preds,_,dec = self.get_preds(dl=dl, with_decoded=True)
-        items = dl.dataset.items.copy()
-        items[list(self.dls.train_ds.y_names)] = dec.numpy().reshape(1,-1)
-        return dl.dataset.new(items), dec[0], preds[0]
+        self._must_be_fitted('predict')
+        if isinstance(row, pd.DataFrame):
+            if len(row) != 1: raise ValueError(f"TreeLearner.predict: {len(row)} rows; give one, or call get_preds(dl=frame) for many")
+        elif not isinstance(row, (pd.Series,dict)): raise TypeError(f"TreeLearner.predict: {type(row).__name__}; give a Series, a dict or a frame of one row")
+        ys = list(self.dls.train_ds.y_names)
+        row = row.drop(columns=ys, errors='ignore') if isinstance(row, pd.DataFrame) else {k:v for k,v in dict(row).items() if k not in ys}
+        x,_ = self.encode(row)
+        pred = self.loss_func.activation(self.model(torch.from_numpy(x)))
+        dec = self.loss_func.decodes(pred)
+        return self._shown(x, dec), dec[0], pred[0]
+
+    def _shown(self, x, dec):
+        "The encoded row with its prediction, as a `Tabular` that decodes and shows itself"
+        to = self.dls.train_ds
+        values = np.concatenate([x.astype('float64'), dec.numpy().reshape(len(x), -1)], axis=1)
+        return to.new(pd.DataFrame(values, columns=[*to.cat_names, *to.cont_names, *to.y_names]), inplace=True)
 
     def show_results(self, ds_idx=1, dl=None, max_n=9, shuffle=True):
         "Rows of the `ds_idx`-th set or `dl` with their predictions, decoded"
+        self._must_be_fitted('show_results')
         dl = self.dls[ds_idx].new(shuffle=shuffle) if dl is None else self._dl(dl)
+        if not len(dl.dataset): raise ValueError("show_results: there are no rows to show; give dl=frame")
         to = dl.dataset.iloc[list(dl.get_idxs())[:max_n]]
         dec = self.get_preds(dl=self.dls.valid.new(to), with_decoded=True)[2].numpy().reshape(len(to), -1)
         shown,pred = to.new(to.all_cols).decode().items,to.new(to.all_cols)
-        pred.items[list(to.y_names)] = dec
+        for n,column in zip(to.y_names, dec.T, strict=True): pred.items[n] = column
         pred = pred.decode().items
         for n in to.y_names: shown[f'{n}_pred'] = pred[n]
         display_df(shown)
 
-    def __repr__(self): return f"{type(self).__name__}({self.model.est!r})"
+    # --- what only trees can
+
+    def clone(self,
+        dls=None, # Other data of the same columns; these by default
+        seed=None,# Another seed
+    ):
+        "An unfitted learner with the same settings"
+        dls = self.dls if dls is None else dls
+        engine = self.model.engine.fresh(seed)
+        return type(self)(dls, TreeModel(engine, inverse=self.model.inverse), y_tfm=self.y_tfm, seed=engine.seed, loss_func=self.loss_func,
+                          metrics=[copy.deepcopy(m) for m in self.metrics], path=self.path)
+
+    def _forest(self, what):
+        self._must_be_fitted(what)
+        if not isinstance(self.model.engine, Forest) or self.model.engine.name=='dt':
+            raise NotImplementedError(f"TreeLearner.{what}: '{self.model.engine.name}' has no independent trees; 'rf' and 'extra' have")
+        return self.model.engine
+
+    def oob_preds(self):
+        "(predictions, targets) of the training rows, each by the trees that did not see it; a row that every tree saw is left out"
+        forest = self._forest('oob')
+        if not getattr(forest.est, 'bootstrap', False): raise ValueError("TreeLearner.oob: every tree saw every row; make the learner with bootstrap=True")
+        to = self.dls.train_ds
+        if not len(to): raise ValueError("TreeLearner.oob: a loaded learner has no training rows")
+        (x_cat,x_cont),(y,) = tensors(to, self.model.is_class)
+        x = np.ascontiguousarray(self.model.x(x_cat, x_cont))
+        total,count = np.zeros((len(x), forest.task.n_out)),np.zeros(len(x))
+        for t,seen in zip(forest.trees, forest.est.estimators_samples_, strict=True):
+            out = np.ones(len(x), dtype=bool)
+            out[seen] = False
+            total[out] += forest.shaped(t.tree_.predict(x[out]))
+            count[out] += 1
+        some_ = count > 0
+        res = total[some_]/count[some_,None]
+        if self.model.inverse is not None: res = self.model.inverse(res)
+        return self.loss_func.activation(self.model.linked(res)), y[torch.from_numpy(some_)]
+
+    def oob(self):
+        "The loss and metrics of a forest on its training rows, out of bag: an honest figure that needs no validation rows (Breiman 1996)"
+        pred,y = self.oob_preds()
+        kind = self.model.engine.task.kind
+        raw = self.model.linked(pred.numpy()) if kind != 'value' else pred
+        return self._measure(raw, (y,))
+
+    def _measure(self, pred, yb):
+        "The loss and each metric of predictions as the model gives them"
+        res,batch = [float(self.loss_of(pred, yb[0]))],_Batch(pred, yb)
+        for m in self.metrics:
+            m.reset()
+            m.accumulate(batch)
+            res.append(float(m.value))
+        return res
+
+    def spread(self, ds_idx=1, dl=None):
+        """How far the trees of a forest disagree, a measure of confidence: a frame with the prediction (of classes, the probability of the likeliest) and
+        the standard deviation over the trees, for the rows of the `ds_idx`-th set or of `dl`"""
+        forest = self._forest('spread')
+        if dl is None:
+            to = self.dls[ds_idx].dataset
+            x,index = self.model.x(*tensors(to, self.model.is_class)[0]),to.items.index
+        else: x,index = self.encode(dl)[0],getattr(dl, 'index', None) if isinstance(dl, pd.DataFrame) else None
+        each = np.concatenate([forest.each(part) for part in np.array_split(x, max(1, len(x)//5000))], axis=1)
+        if self.model.inverse is not None: each = self.model.inverse(each)
+        mean,std = each.mean(0),each.std(0)
+        if self.model.is_class:
+            best = mean.argmax(1)[:,None]
+            mean,std = np.take_along_axis(mean, best, 1),np.take_along_axis(std, best, 1)
+        names = [''] if mean.shape[1]==1 else [f'_{n}' for n in self.dls.train_ds.y_names]
+        return pd.DataFrame({f'{what}{n}': a[:,i] for i,n in enumerate(names) for what,a in (('prediction',mean),('spread',std))}, index=index)
+
+    def summary(self):
+        "What grows, on which columns, and how many rounds were kept"
+        e,to = self.model.engine,self.dls.train_ds
+        what = dict(value='values', label='labels', **{'class':'classes'})[e.task.kind]
+        lines = [f"{type(self).__name__}: {e!r} for {e.task.n_out} {what}",
+                 f"columns: {e.task.n_cats} categories{' (split natively)' if e.native and e.task.n_cats else ''}, "
+                 f"{len(e.task.columns)-e.task.n_cats} numbers; {len(to)} training rows",
+                 f"{e.n_rounds} {'trees' if isinstance(e, Forest) else 'rounds'}" if self.fitted else 'not fitted']
+        return _Text('\n'.join(lines))
+
+    # --- files
+
+    def state(self):
+        "(what JSON can hold, arrays by name): the fitted learner without pickle and without a row of its data"
+        self._must_be_fitted('export')
+        if self.encoder is None: raise ValueError("export: a processing step of these data is not one of fastai's, so the encoding cannot be written without "
+                                                  "pickle; export('model.pkl') writes fastai's pickle instead")
+        m,e = self.model,self.model.engine
+        meta,blobs = e.state()
+        return plain(dict(kind='trees', engine=e.name if e.name in engines else 'any', several=isinstance(e, Several), task=asdict(e.task), given=e.given,
+                          seed=e.seed, native=e.native, monotone=e.monotone, n_jobs=e.n_jobs, engine_state=meta, encoder=asdict(self.encoder),
+                          levels=[list(o) for o in m.levels], y_tfm=function_names(self.y_tfm))), blobs
+
+    def export(self, fname='export.trees', **kwargs):
+        """Write the learner to `path/fname`, without pickle: `load_tree_learner` reads it and predicts exactly the same. No row of the data goes into the file.
+        A name that ends in `.pkl` is written as `Learner.export` does, for `load_learner`. Returns the path. Raises `ValueError` before a fit."""
+        self._must_be_fitted('export')
+        if str(fname).endswith('.pkl'):
+            self.facts = row_facts(self.dls.train_ds) if len(self.dls.train_ds) else self.facts
+            super().export(fname, **kwargs)
+            return Path(self.path)/fname
+        return write(Path(self.path)/fname, *self.state())
+
+    def save(self, file, **kwargs):
+        "Write the fitted trees to `path/model_dir/file.trees`, for `load`; returns the path"
+        return write(Path(self.path)/self.model_dir/f'{file}.trees', *self.state())
+
+    def load(self, file, **kwargs):
+        "Take the trees that `save` wrote; raises `ValueError` where they were fitted on other columns"
+        meta,blobs = read(Path(self.path)/self.model_dir/f'{file}.trees')
+        engine,encoder = engine_from(meta, blobs),Encoder(**meta['encoder'])
+        if engine.task != self.model.engine.task: raise ValueError(f"TreeLearner.load: {file} has other columns or another target than these data")
+        self.model.engine,self.model.levels,self.encoder = engine,meta['levels'],encoder
+        return self
+
+    def __getstate__(self): return {k:v for k,v in super().__getstate__().items() if k != '_job'}
+
+    def __repr__(self): return f"{type(self).__name__}({self.model.engine!r})"
 
     fit_one_cycle,fit_flat_cos,fit_sgdr = (_no(o, 'learning rate to schedule; call fit()') for o in ('fit_one_cycle','fit_flat_cos','fit_sgdr'))
     fine_tune,freeze,unfreeze,freeze_to = (_no(o, 'layers to freeze; call fit()') for o in ('fine_tune','freeze','unfreeze','freeze_to'))
     lr_find = _no('lr_find', 'learning rate to find; call fit()')
-    save,load = _no('save', 'weights to save; call export()'),_no('load', 'weights to load; call load_learner()')
 
 # %% ../../nbs/tabular/trees.ipynb #21988d17
-def _check_x(x, to, est):
-    "Raise for columns that the estimator cannot take, by name"
-    from sklearn.utils import get_tags
+class _Text(str):
+    def __repr__(self): return str(self)
+
+class _Rows:
+    "Encoded rows as the one batch of a dataloader"
+    drop_last = False
+    def __init__(self, xb, yb): self.batch = xb,yb
+    def __len__(self): return 1
+
+class _Batch:
+    "What a metric reads of a learner"
+    def __init__(self, pred, yb): self.pred,self.yb,self.y = pred,yb,yb[0]
+    def to_detach(self, b, *args, **kwargs): return b
+
+def _check_x(x, to, engine):
+    "Raise for columns that the engine cannot take, by name"
     names = list(to.cat_names)+list(to.cont_names)
     named = lambda bad: ', '.join(repr(n) for n,b in zip(names, bad, strict=True) if b)
-    if np.isinf(x).any(): raise ValueError(f"tree_learner: infinite values in {named(np.isinf(x).any(0))}; clip them or make them missing")
+    total = x.sum(dtype='float64')
+    if np.isfinite(total): return
+    infinite = np.isinf(x).any(0)
+    if infinite.any(): raise ValueError(f"tree_learner: infinite values in {named(infinite)}; clip them or make them missing")
     nan = np.isnan(x)
-    if nan.all(0).any(): raise ValueError(f"tree_learner: no value at all in {named(nan.all(0))}; drop such columns")
-    if nan.any() and not get_tags(est).input_tags.allow_nan:
-        raise ValueError(f"tree_learner: missing values in {named(nan.any(0))}, which {type(est).__name__} does not take; add FillMissing to procs")
+    if nan.all(0).any():
+        empty = nan.all(0)
+        norm = next((p for p in to.procs.fs if hasattr(p, 'means')), None)
+        broken = [n for n,b in zip(names, empty, strict=True) if b and norm is not None and not np.isfinite(norm.means.get(n, 0.))]
+        if broken: raise ValueError(f"tree_learner: Normalize made every value of {', '.join(map(repr, broken))} missing; it has infinite values, or none: "
+                                    "clip them, drop the column, or let tabular_dls make the data")
+        raise ValueError(f"tree_learner: no value at all in {named(empty)}; drop such columns")
+    if nan.any() and not engine.gaps:
+        raise ValueError(f"tree_learner: missing values in {named(nan.any(0))}, which {engine.name} does not take; add FillMissing to procs")
 
 def _target(dls):
-    "The vocabulary of the target, or None for a regression; raises where trees cannot learn it"
+    "(`'class'`, `'value'` or `'label'`, the number of outputs); raises where trees cannot learn the target"
     to = dls.train_ds
     if not len(to.y_names): raise ValueError("tree_learner: the data have no target; give y_names")
-    if proc(to, EncodedMultiCategorize) is not None:
-        raise ValueError("tree_learner: several labels for a row (MultiCategoryBlock) are not supported; fit one learner for each")
+    label = proc(to, EncodedMultiCategorize) is not None
     cat = proc(to, Categorize)
     if cat is None:
         for ds,nm in ((dls.train_ds,'training'), (dls.valid_ds,'validation')):
             bad = ~np.isfinite(ds.items[list(to.y_names)].to_numpy('float64'))
             if bad.any(): raise ValueError(f"tree_learner: {bad.any(1).sum()} {nm} rows have a missing or infinite target {list(to.y_names)}; drop them")
-        return None
+        return ('label' if label else 'value'),len(to.y_names)
     if len(to.y_names) > 1:
         raise ValueError(f"tree_learner: {len(to.y_names)} categorical targets {list(to.y_names)} share one vocabulary in fastai, which mixes their classes; "
                          "fit one learner for each")
@@ -278,55 +532,127 @@ def _target(dls):
         bad = ~ds.items[to.y_names[0]].between(0, len(cat.vocab)-1)
         if bad.any(): raise ValueError(f"tree_learner: the target '{to.y_names[0]}' of {bad.sum()} {nm} rows is missing or a class that no training row has; "
                                        f"the vocabulary is {list(cat.vocab)}")
-    return cat.vocab
-
-def _estimator(model, is_class, n_out, seed, kwargs):
-    "The estimator that `model` names, or a copy of the one given"
-    from sklearn import ensemble, tree
-    from sklearn.base import clone, is_classifier, is_regressor
-    from sklearn.multioutput import MultiOutputRegressor
-    kind = 'Classifier' if is_class else 'Regressor'
-    forest = dict(n_estimators=100, min_samples_leaf=5, n_jobs=-1, random_state=seed)
-    known = dict(rf=('RandomForest', forest|dict(max_features='sqrt' if is_class else .5)),
-                 extra=('ExtraTrees', forest|dict(max_features='sqrt' if is_class else 1.)),
-                 hist=('HistGradientBoosting', dict(random_state=seed)),
-                 dt=('DecisionTree', dict(min_samples_leaf=25, random_state=seed)))
-    if isinstance(model, str):
-        if model not in known: raise ValueError(f"tree_learner: model={model!r} is not one of {', '.join(map(repr, known))}; or give a scikit-learn estimator")
-        name,args = known[model]
-        est = getattr(tree if model=='dt' else ensemble, name+kind)(**args|kwargs)
-        return MultiOutputRegressor(est) if model=='hist' and n_out>1 and not is_class else est
-    if isinstance(model, type) or not (hasattr(model, 'fit') and hasattr(model, 'get_params')):
-        raise TypeError(f"tree_learner: model={model!r} is not a scikit-learn estimator; give an instance, such as RandomForestRegressor()")
-    if kwargs: raise TypeError(f"tree_learner: {', '.join(kwargs)} with an estimator that is already made; give them to {type(model).__name__}(…)")
-    if not (is_classifier if is_class else is_regressor)(model) or (is_class and not hasattr(model, 'predict_proba')):
-        raise ValueError(f"tree_learner: {type(model).__name__} for a {'categorical' if is_class else 'continuous'} target; "
-                         f"give a {'classifier with predict_proba' if is_class else 'regressor'}")
-    return clone(model)
+    check_classes(to)
+    if len(cat.vocab) < 2: raise ValueError(f"tree_learner: every row has the class {list(cat.vocab)}; there is nothing to learn")
+    return 'class',len(cat.vocab)
 
 # %% ../../nbs/tabular/trees.ipynb #36b13e5b
+def _engine(model, task, seed, native, monotone, n_jobs, kwargs):
+    "The engine that `model` names or is"
+    if isinstance(model, str):
+        if model not in engines:
+            raise ValueError(f"tree_learner: model={model!r} is not one of {', '.join(map(repr, engines))}; or give an estimator of scikit-learn's kind")
+        return engines[model](task, seed, native, monotone, n_jobs, **kwargs)
+    if isinstance(model, type):
+        if not hasattr(model, 'fit') or not hasattr(model, 'get_params'): raise TypeError(f"tree_learner: {model!r} is no estimator of scikit-learn's kind")
+        model,kwargs = model(**kwargs),{}
+    if not (hasattr(model, 'fit') and hasattr(model, 'get_params')):
+        raise TypeError(f"tree_learner: model={model!r} is not a scikit-learn estimator; give an instance, such as RandomForestRegressor(), or a name")
+    if kwargs: raise TypeError(f"tree_learner: {', '.join(kwargs)} with an estimator that is already made; give them to {type(model).__name__}(…)")
+    _check_kind(model, task)
+    known = _known(model, task)
+    if known is not None:
+        name,params = known
+        jobs = params.pop('n_jobs', None)
+        return engines[name](task, seed, native, monotone, jobs if n_jobs is None else n_jobs, **params)
+    if native or monotone: raise ValueError(f"tree_learner: native and monotone are for the engines by name; give them to {type(model).__name__}(…)")
+    return Any(task, seed, n_jobs=n_jobs, estimator=model)
+
+def _check_kind(model, task):
+    from sklearn.base import is_classifier, is_regressor
+    name,classes = type(model).__name__,task.kind != 'value'
+    if name=='CatBoost': return
+    if not (is_classifier if classes else is_regressor)(model) or (classes and not hasattr(model, 'predict_proba')):
+        raise ValueError(f"tree_learner: {name} for a {'categorical' if classes else 'continuous'} target; "
+                         f"give a {'classifier with predict_proba' if classes else 'regressor'}")
+
+def _known(model, task):
+    "(name of the engine, arguments) for an estimator that an engine does the same as"
+    name,module = type(model).__name__,type(model).__module__.split('.')[0]
+    params = model.get_params()
+    if module=='sklearn':
+        start = dict(RandomForest='rf', ExtraTrees='extra', HistGradientBoosting='hist', DecisionTree='dt')
+        kind = next((k for n,k in start.items() if name in (f'{n}Classifier', f'{n}Regressor')), None)
+        if kind is None or params.get('warm_start') or params.get('oob_score'): return None
+        if params.get('random_state') is None: params.pop('random_state')
+        if kind=='hist':
+            if params.pop('early_stopping') is True or params.pop('scoring') != 'loss': return None
+            for n in ('n_iter_no_change','validation_fraction','tol'): params.pop(n)
+            if not isinstance(params['categorical_features'], (list,np.ndarray)): params.pop('categorical_features')
+        if params.get('monotonic_cst') is None: params.pop('monotonic_cst', None)
+        return kind,params
+    if module=='xgboost' and name in ('XGBClassifier','XGBRegressor'):
+        plain_ = type(model)().get_params()
+        skip = ('enable_categorical','missing','callbacks','early_stopping_rounds','importance_type')
+        kept = {k:v for k,v in params.items() if v is not None and k not in skip and not (k=='objective' and v==plain_['objective'])}
+        if callable(kept.get('objective')): return None
+        return 'xgb',dict(n_estimators=100, learning_rate=.3)|kept
+    if module=='lightgbm' and name in ('LGBMClassifier','LGBMRegressor'):
+        if params.get('class_weight') is not None or callable(params.get('objective')): return None
+        return 'lgbm',{k:v for k,v in params.items() if v is not None and k not in ('class_weight','importance_type')}
+    if module=='catboost' and name in ('CatBoostClassifier','CatBoostRegressor','CatBoost'):
+        skip = ('cat_features','early_stopping_rounds','verbose','logging_level','silent')
+        return 'catboost',dict(iterations=1000)|{k:v for k,v in params.items() if k not in skip}
+    return None
+
+# %% ../../nbs/tabular/trees.ipynb #fb2838fe
 def tree_learner(
-    dls:TabularDataLoaders, # The data; neither they nor their frame are modified
-    model='rf',             # `'rf'`, `'extra'`, `'hist'`, `'dt'`, or any scikit-learn classifier or regressor
+    dls:TabularDataLoaders, # The data, a `TabularPandas` too; neither they nor their frame are modified
+    model='rf',             # `'dt'`, `'rf'`, `'extra'`, `'hist'`, `'xgb'`, `'lgbm'`, `'catboost'`, or any classifier or regressor of scikit-learn's kind
     metrics=None,           # fastai metrics, as for a network
     y_tfm:tuple=None,       # (function, inverse) on arrays, such as `(np.log1p, np.expm1)`: fits, and measures the loss, on the function of a continuous target
+    native:bool=None,       # Split categories natively? None: as the engine does best; False: by their codes
+    monotone:dict=None,     # Column -> 1: a higher value never lowers the prediction; -1: never raises it
     seed:int=0,             # Seed of the trees
+    n_jobs:int=None,        # Threads; None: all
     cbs=None,               # `Callback`s
     path=None,              # Where files go; `dls.path` by default
-    **kwargs                # To the estimator that `model` names, such as `n_estimators`
+    **kwargs                # `n_estimators`, `lr`, `max_depth`, `min_child`, `subsample`, or the engine's own arguments
 )->TreeLearner:
-    """A `TreeLearner` on `dls`, to be fitted with `fit()`. Raises `ValueError` for data that trees cannot be fitted on, naming the columns, and
-    `TypeError` for an estimator that is none. Forests: Breiman, *Random Forests*, 2001; Geurts et al., *Extremely Randomized Trees*, 2006;
-    boosting on histograms: Ke et al., *LightGBM*, 2017."""
+    """A `TreeLearner` on `dls`, to be fitted with `fit()`. Raises `ValueError` for data that trees cannot be fitted on, naming the columns,
+    `TypeError` for an estimator that is none, and `ImportError` with the line to install for an engine that is not there.
+    Forests: Breiman, *Random Forests*, 2001; Geurts et al., *Extremely Randomized Trees*, 2006; boosting on histograms: Ke et al., *LightGBM*, 2017."""
+    if isinstance(dls, TabularPandas): dls = dls.dataloaders()
     if not isinstance(getattr(dls, 'train_ds', None), Tabular):
-        raise TypeError(f"tree_learner: {type(dls).__name__} does not hold a table; give TabularDataLoaders")
+        raise TypeError(f"tree_learner: {type(dls).__name__} does not hold a table; give TabularDataLoaders or a TabularPandas")
     to = dls.train_ds
     if not len(to): raise ValueError("tree_learner: there are no training rows; check the splits")
     if not len(to.cat_names)+len(to.cont_names): raise ValueError("tree_learner: the data have no columns to learn from; give cat_names or cont_names")
-    vocab = _target(dls)
-    if y_tfm is not None and (vocab is not None or len(y_tfm)!=2): raise ValueError("tree_learner: y_tfm is a pair (function, inverse) for a continuous target")
-    n_out = len(to.y_names) if vocab is None else len(vocab)
-    est = _estimator(model, vocab is not None, n_out, seed, kwargs)
-    loss = MSELossFlat(floatify=False) if vocab is None else CrossEntropyLossFlat()
-    tree = TreeModel(est, n_out, vocab is not None, inverse=y_tfm[1] if y_tfm else None)
-    return TreeLearner(dls, tree, y_tfm=y_tfm, seed=seed, loss_func=loss, metrics=metrics, cbs=cbs, path=path)
+    kind,n_out = _target(dls)
+    if y_tfm is not None and (kind != 'value' or len(y_tfm)!=2): raise ValueError("tree_learner: y_tfm is a pair (function, inverse) for a continuous target")
+    engine = _engine(model, _task(to, kind, n_out), seed, native, monotone, n_jobs, kwargs)
+    tree = TreeModel(engine, inverse=y_tfm[1] if y_tfm else None)
+    return TreeLearner(dls, tree, y_tfm=y_tfm, seed=seed, loss_func=_loss(kind), metrics=metrics, cbs=cbs, path=path)
+
+# %% ../../nbs/tabular/trees.ipynb #313258e2
+def _task(to, kind, n_out):
+    catfy = proc(to, Categorify)
+    if catfy is None and len(to.cat_names):
+        raise ValueError(f"tree_learner: the categories {list(to.cat_names)} are not encoded; add Categorify to procs, or let tabular_dls make the data")
+    return Task(kind, n_out, list(to.cat_names)+list(to.cont_names), [len(catfy.classes[n]) for n in to.cat_names])
+
+def _loss(kind):
+    return dict(value=lambda: MSELossFlat(floatify=False), label=lambda: BCEWithLogitsLossFlat(floatify=False), **{'class': CrossEntropyLossFlat})[kind]()
+
+def engine_from(meta, blobs):
+    "The fitted engine of a file"
+    task = Task(**meta['task'])
+    cls = Any if meta['engine']=='any' else engines[meta['engine']]
+    if cls is Any:
+        engine = Any.__new__(Any)
+        engine.task,engine.seed,engine.native,engine.monotone,engine.n_jobs,engine.given,engine.params = task,meta['seed'],False,{},meta['n_jobs'],{},{}
+    else: engine = cls(task, meta['seed'], meta['native'] if cls.cats else None, meta['monotone'], meta['n_jobs'], **meta['given'])
+    if meta['several']: engine = Several(engine, task.n_out)
+    engine.restore(meta['engine_state'], blobs)
+    if cls is Any: engine.name,engine.estimator = type(engine.est).__name__,engine.est
+    return engine
+
+def from_state(meta, blobs):
+    "The learner of a file"
+    engine,encoder = engine_from(meta, blobs),Encoder(**meta['encoder'])
+    y_tfm = named_functions(meta['y_tfm'])
+    model = TreeModel(engine, meta['levels'], inverse=y_tfm[1] if y_tfm else None)
+    learn = TreeLearner(empty_dls(encoder), model, y_tfm=y_tfm, seed=engine.seed, loss_func=_loss(engine.task.kind))
+    learn.encoder = encoder
+    learn.facts = dict(dtypes={c['name']:c['dtype'] for c in encoder.conts}, medians={c['name']:c['median'] for c in encoder.conts})
+    return learn
