@@ -33,7 +33,9 @@ from .regularize.sharpness import *
 from .regularize.montecarlo import *
 from .regularize.mixout import *
 from .regularize.decay import *
+from .tabular.dls import *
 from .tabular.rows import *
+from .tabular.files import *
 from .tabular.trees import *
 from .tabular.ensemble import *
 from .tabular.explain import *
