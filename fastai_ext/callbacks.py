@@ -22,12 +22,14 @@ from .init.callback import Init
 from .init.head import HeadPrior
 from .init.lsuv import LSUV
 from .regularize.average import EMA,SWA,Averaged
+from .regularize.base import Constraint,Penalty,Proximal,Regularizer
 from .regularize.consistency import ConfidencePenalty,JacobianPenalty,LossTerm,RDrop
 from .regularize.decay import WeightDecay
 from .regularize.dropout import DropoutSchedule
 from .regularize.mixout import Mixout
-from .regularize.penalty import L1,L2,Penalty
+from .regularize.penalty import L1,L2
 from .regularize.sharpness import ASAM,SAM
+from .regularize.strength import Tunable
 
 # %% ../nbs/callbacks.ipynb #dfd2c5c8
 def dropout_learner(**kwargs):
@@ -41,6 +43,7 @@ callback_examples = dict(
     LSUV = dict(cb=LSUV, owes='rng'),
     HeadPrior = dict(cb=HeadPrior, owes='rng'),
     L1 = dict(cb=partial(L1, 1e-3), strength='l1', owes='rng'),
+    L1_grad = dict(cb=partial(L1, 1e-3, how='grad'), strength='l1', owes='rng'),
     L2 = dict(cb=partial(L2, 1e-2), strength='l2', owes='rng'),
     EMA = dict(cb=EMA, strength='decay', owes='rng'),
     SWA = dict(cb=partial(SWA, start=0.), owes=('rng','losses','accumulation_exact')),
@@ -53,7 +56,7 @@ callback_examples = dict(
     Mixout = dict(cb=Mixout, strength='p', owes='rng', skip=dict(accumulation_exact='each batch draws its own mask')),
     WeightDecay = dict(cb=partial(WeightDecay, wd=.1), strength='wd', owes='rng'),
 )
-callback_bases = (Penalty,Averaged,LossTerm)  # public, but only to be subclassed
+callback_bases = (Tunable,Regularizer,Penalty,Proximal,Constraint,Averaged,LossTerm)  # public, but only to be subclassed
 
 # %% ../nbs/callbacks.ipynb #67f89008
 def public_callbacks():

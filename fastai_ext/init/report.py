@@ -147,7 +147,7 @@ class _Look(Callback):
 
     def _twins(self, w):
         if w.how or not w.is_matrix or w.shape[0]<2: return float('nan')
-        g = None if w.param.grad is None else w._orient(w.param.grad[w.role.index]).flatten(1).float()
+        g = None if w.param.grad is None else w.orient(w.param.grad[w.role.index]).flatten(1).float()
         return symmetric_share(w.data.flatten(1).float(), g, w.groups)
 
 # %% ../../nbs/init/report.ipynb #0263dc33

@@ -40,15 +40,15 @@ class Weight:
     @property
     def how(self): "The parametrization in words, '' for a plain parameter"; return self.effective.how
     @property
-    def value(self): "The weight as the layer uses it, (out, in, ...), with its gradient history"; return self._orient(self.effective.read()[self.role.index])
+    def value(self): "The weight as the layer uses it, (out, in, ...), with its gradient history"; return self.orient(self.effective.read()[self.role.index])
     @property
     def data(self):
         "The weight as the layer uses it, (out, in, ...), detached; to change it use `set`"
         with torch.no_grad(): return self.value.detach()
     @property
-    def shape(self): "Shape of `data`"; return self.value.shape if self.how else self._orient(self.param.detach()[self.role.index]).shape
+    def shape(self): "Shape of `data`"; return self.value.shape if self.how else self.orient(self.param.detach()[self.role.index]).shape
 
-    def _orient(self, t):
+    def orient(self, t):
         "From the layer's layout to (out, in, ...)"
         how = self.role.layout
         if how == 'io' or how == 'conv_t' and self.groups == 1: return t.transpose(0,1)
@@ -56,8 +56,8 @@ class Weight:
         if how in ('conv_t','gio'): t = t.transpose(1,2)
         return t.flatten(0,1) if how else t
 
-    def _unorient(self, t):
-        "The way back"
+    def unorient(self, t):
+        "From (out, in, ...) to the layer's layout: the way back of `orient`"
         how = self.role.layout
         if how == 'io': return t.transpose(0,1)
         if how: t = t.unflatten(0, (self.groups,-1))
@@ -71,7 +71,7 @@ class Weight:
         "Write `t` in place, through a parametrization where there is one; the padding row of an embedding becomes zero. Raises `ValueError`"
         if self.param.is_meta: raise ValueError(f"{self.name} is on the meta device and has no values; first `model.to_empty(device='cpu')`")
         if tuple(t.shape) != tuple(self.shape): raise ValueError(f"{self.name} has shape {tuple(self.shape)}, not {tuple(t.shape)}")
-        t = self._unorient(t.detach())
+        t = self.unorient(t.detach())
         if self.role.pad is not None:
             t = t.clone()
             t[self.role.pad] = 0

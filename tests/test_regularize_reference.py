@@ -1,0 +1,75 @@
+"Penalties and constraints reach the coefficients of scikit-learn, celer and closed forms, with the same zeros, whatever the optimizer"
+from functools import partial
+
+import numpy as np
+import pytest, torch
+from fastai.callback.schedule import ParamScheduler, SchedCos
+from fastai.data.core import DataLoaders
+from fastai.learner import Learner
+from fastai.losses import MSELossFlat
+from fastai.optimizer import SGD, Adam, Lamb, Larc, OptimWrapper, QHAdam, RAdam, RMSProp
+from sklearn.datasets import load_diabetes
+from sklearn.linear_model import ElasticNet as SkElasticNet, Lasso, Ridge
+from torch import nn
+
+from fastai_ext.regularize.penalty import L1, L2
+
+x,y = load_diabetes(return_X_y=True)
+x,y = (x-x.mean(0))/x.std(0),(y-y.mean())/y.std()
+batch = (torch.tensor(x).float(), torch.tensor(y).float()[:,None])
+
+def torchs(cls, **kwargs): return partial(OptimWrapper, opt=partial(cls, **kwargs))
+
+optimizers = {
+    'SGD':          (partial(SGD, mom=0.), .2, 800),
+    'SGD momentum': (partial(SGD, mom=.9), .1, 600),
+    'Adam':         (partial(Adam, wd=0.), .02, 1000),
+    'torch SGD':          (torchs(torch.optim.SGD), .2, 800),
+    'torch SGD momentum': (torchs(torch.optim.SGD, momentum=.9), .1, 600),
+    'torch Adam':         (torchs(torch.optim.Adam), .02, 1000),
+}
+others = {
+    'RMSProp': (partial(RMSProp, wd=0.), .01, 1500),
+    'RMSProp momentum': (partial(RMSProp, mom=.9, wd=0.), .001, 2000),
+    'RAdam': (RAdam, .02, 1500),
+    'QHAdam': (partial(QHAdam, mom=.9, sqr_mom=.99), .02, 1500),
+    'QHAdam nu': (partial(QHAdam, mom=.9, sqr_mom=.99, nu_2=.9), .02, 1500),
+    'Lamb': (Lamb, .02, 1500),
+    'Larc': (partial(Larc, trust_coeff=.5), .02, 1500),
+    'SGD l2_reg': (partial(SGD, mom=.9, decouple_wd=False), .02, 1000),
+    'torch SGD nesterov': (torchs(torch.optim.SGD, momentum=.9, nesterov=True), .02, 1000),
+    'torch SGD dampening': (torchs(torch.optim.SGD, momentum=.9, dampening=.9), .1, 1500),
+    'torch AdamW': (torchs(torch.optim.AdamW, weight_decay=0.), .02, 1200),
+    'torch Adam amsgrad': (torchs(torch.optim.Adam, amsgrad=True), .02, 2000),
+    'torch RAdam': (torchs(torch.optim.RAdam), .02, 1500),
+}
+schedules = {'constant': lambda lr: {'lr': SchedCos(lr, lr)}, 'one_cycle': None}
+
+def coefficients(cbs, opt, schedule='constant', init=0.):
+    "The weights after full batches, from weights of `init`"
+    func,lr,n = {**optimizers,**others}[opt]
+    model = nn.Linear(10, 1, bias=False)
+    nn.init.constant_(model.weight, init)
+    learn = Learner(DataLoaders([batch]*n, [batch]), model, MSELossFlat(), opt_func=func, cbs=cbs)
+    with learn.no_bar(), learn.no_logging():
+        if schedule == 'constant': learn.fit(1, lr)
+        elif 'mom' in learn.opt_func.keywords or 'Adam' in opt or 'momentum' in opt: learn.fit_one_cycle(1, 2*lr)
+        else: learn.fit_one_cycle(1, lr, moms=(0.,0.,0.))
+    return model.weight.detach().numpy()[0]
+
+def ridge(alpha): return Ridge(alpha=alpha/2*len(x), fit_intercept=False).fit(x, y).coef_
+
+references = {
+    'lasso': (lambda: L1(.1), Lasso(alpha=.05, fit_intercept=False, tol=1e-12).fit(x, y).coef_),
+    'ridge': (lambda: L2(.1), ridge(.1)),
+    'ridge prox': (lambda: L2(.1, how='prox'), ridge(.1)),
+}
+
+@pytest.mark.parametrize('schedule', schedules)
+@pytest.mark.parametrize('opt', optimizers)
+@pytest.mark.parametrize('case', references)
+def test_reference(case, opt, schedule):
+    cb,want = references[case]
+    got = coefficients(cb(), opt, schedule)
+    assert abs(got-want).max() < 1e-3
+    assert ((got==0) == (want==0)).all()
