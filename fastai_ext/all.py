@@ -41,6 +41,7 @@ from .tabular.files import *
 from .tabular.trees import *
 from .tabular.ensemble import *
 from .tabular.explain import *
+from .tabular.effects import *
 from .callbacks import *
 from .contract.check import *
 from .contract.harness import *
