@@ -13,7 +13,8 @@ from fastai.tabular.learner import tabular_learner
 from fastai.torch_core import set_seed
 from hypothesis import given, settings, strategies as st
 from sklearn.metrics import log_loss, mean_squared_error
-from fastai_ext.tabular.ensemble import ensemble, select_weights, squared_error
+from fastai_ext.tabular.ensemble import ensemble, nnls_weights, pooled, select_weights, squared_error, stack_weights
+from fastai_ext.tabular.files import load_tree_learner
 from fastai_ext.tabular.trees import tree_learner
 from conftest import root
 from test_trees import cancer_dls, diabetes, diabetes_dls, fitted
@@ -51,23 +52,24 @@ def test_scores_are_what_validate_says(members):
     s = ens.scores()
     assert np.allclose(s.loc['ensemble', ['loss','rmse']].astype(float), ens.validate(), rtol=1e-5)
     for m,name in zip(members, ens.names, strict=True):
-        alone = m.validate(dl=ens._part(ens.report_idx))
+        alone = m.validate(dl=ens.dls.valid)
         assert np.allclose(s.loc[name, ['loss','rmse']].astype(float), [alone[0], alone[0]**.5], rtol=1e-4)
     assert np.isclose(ens.weights.sum(), 1) and (ens.weights >= 0).all()
 
 def test_21_the_reported_rows_never_choose_the_weights(members):
     ens = ensemble(*members, seed=3)
     assert not set(ens.select_idx) & set(ens.report_idx) and len(ens.select_idx)+len(ens.report_idx) == 142
-    assert np.array_equal(ens.get_preds()[1].ravel(), ens.dls.valid_ds.items.target.to_numpy()[ens.report_idx])
+    valid = members[0].dls.valid_ds
+    assert np.array_equal(ens.get_preds()[1].ravel(), valid.items.target.to_numpy()[ens.report_idx]) and len(ens.dls.valid_ds) == len(ens.report_idx)
     # whatever the targets of the reported rows are, the weights stay; those of the others change them
-    col = ens.dls.valid_ds.items.columns.get_loc('target')
-    old = ens.dls.valid_ds.items.target.to_numpy(copy=True)
+    col = valid.items.columns.get_loc('target')
+    old = valid.items.target.to_numpy(copy=True)
     try:
-        ens.dls.valid_ds.items.iloc[ens.report_idx, col] = -1000.
+        valid.items.iloc[ens.report_idx, col] = -1000.
         assert (ensemble(*members, seed=3).weights == ens.weights).all()
-        ens.dls.valid_ds.items.iloc[ens.select_idx, col] = members[1].get_preds()[0].numpy().ravel()[ens.select_idx].astype('float32')
+        valid.items.iloc[ens.select_idx, col] = members[1].get_preds()[0].numpy().ravel()[ens.select_idx].astype('float32')
         assert np.isclose(ensemble(*members, seed=3).weights.iloc[1], 1)
-    finally: ens.dls.valid_ds.items['target'] = old
+    finally: valid.items['target'] = old
 
 def test_further_rows_may_choose_and_all_are_reported(members):
     ens = ensemble(*members, on=diabetes()[:300])
@@ -89,6 +91,79 @@ def test_the_members_stay_as_they_were(members):
     assert list(learn.recorder.values) == values and [type(c).__name__ for c in learn.cbs].count('Recorder') == 1
     assert all(torch.equal(v, state[k]) for k,v in learn.model.state_dict().items())
     assert learn.validate()[0] > 0 and isinstance(learn, Learner) and learn.model.training in (mode, False)
+
+def test_whatever_reports_uses_the_reported_rows(members):
+    from fastai.interpret import Interpretation
+    import fastai_ext.tabular.explain  # noqa: F401  adds importance
+    ens = ensemble(*members)
+    assert len(Interpretation.from_learner(ens).top_losses(100)[0]) == len(ens.report_idx) == len(ens.get_preds()[0])
+    assert ens.importance(n=1).index[0] in ('bmi','s5')
+    with pytest.raises(ValueError, match='are validation rows, which are reported'): ensemble(*members, on=diabetes()[300:])
+
+@pytest.mark.parametrize('weights', ['auto','mean','nnls','stack'])
+def test_folds_choose_on_training_rows_and_report_all_the_others(weights, tmp_path):
+    dls = diabetes_dls(bs=32)
+    trees = [tree_learner(dls, n, rmse, n_estimators=20) for n in ('rf','hist')]
+    ens = ensemble(*trees, folds=3, weights=weights)
+    assert len(ens.get_preds()[0]) == 142 and not trees[0].fitted and ens.model.members[0].model.engine.name == 'rf'
+    assert weights == 'stack' or np.isclose(ens.weights.sum(), 1) and (ens.weights >= 0).all()
+    valid = dls.valid_ds.items
+    kept = valid.target.copy()
+    valid['target'] = np.random.RandomState(0).permutation(kept)
+    assert np.allclose(ensemble(*trees, folds=3, weights=weights).weights, ens.weights), 'no validation row chose'
+    valid['target'] = kept
+    ens.path = tmp_path
+    again = load_tree_learner(ens.export('e.trees'))
+    assert torch.equal(again.get_preds(dl=diabetes()[300:])[0], ens.get_preds()[0])
+    s = ens.leaderboard()
+    assert s.loc['ensemble','rmse'] < s.loc[['rf','hist'],'rmse'].max() and (s.loss.diff().dropna() >= 0).all() and len(ens.plot_weights().patches) == 2
+
+def test_folds_of_classes_labels_and_a_network():
+    dls = cancer_dls()
+    def make(dls):
+        learn = tabular_learner(dls, layers=[20], metrics=accuracy)
+        with learn.no_bar(), learn.no_logging(): learn.fit(3, 1e-2)
+        return learn
+    set_seed(0)
+    net = make(dls)
+    forest = tree_learner(dls, 'rf', accuracy, n_estimators=20)
+    with pytest.raises(ValueError, match='give refit=function'): ensemble(net, forest, folds=3)
+    for weights in ('auto','nnls','stack'):
+        ens = ensemble(net, forest, folds=3, refit=make, weights=weights)
+        assert ens.validate()[1] > .85 and np.allclose(ens.get_preds()[0].sum(1), 1)
+
+def test_stacking_and_least_squares_find_what_is_there():
+    rng = np.random.RandomState(0)
+    a,b = rng.randn(500,1),rng.randn(500,1)
+    assert np.allclose(nnls_weights([a,b], .3*a+.7*b), [.3,.7], atol=1e-3)
+    assert np.allclose(stack_weights([a,b], 1.5*a-.5*b, l2=0), [1.5,-.5], atol=1e-2)
+    y = (rng.rand(2000) < .3).astype(int)
+    over = np.clip(np.where(y[:,None]==[0,1], .8, .2) + .15*rng.randn(2000,2), .01, .99)
+    over /= over.sum(1, keepdims=True)
+    w = stack_weights([over, np.full((2000,2), .5)], y, 'class')
+    assert log_loss(y, pooled(w, np.log([over, np.full((2000,2), .5)]))) <= log_loss(y, over)
+
+def test_members_from_a_file(members, tmp_path):
+    forest = members[1]
+    forest.path = tmp_path
+    loaded = load_tree_learner(forest.export())
+    with pytest.warns(UserWarning, match='nobody can tell which rows'): ens = ensemble(loaded, members[2])
+    assert np.allclose(ens.get_preds()[0], ensemble(forest, members[2]).get_preds()[0])
+    with pytest.raises(ValueError, match='give the data, dls='): ensemble(loaded, loaded)
+    with pytest.warns(UserWarning, match='nobody can tell'): assert ensemble(loaded, loaded, dls=forest.dls).validate()[0] > 0
+    with pytest.raises(ValueError, match='encodes its columns otherwise'): ensemble(loaded, fitted(diabetes_dls(diabetes().assign(sex='f'))))
+    with pytest.raises(ValueError, match="'dt' is not fitted"): ensemble(forest, tree_learner(forest.dls, 'dt'))
+
+def test_a_network_goes_into_the_file_or_is_refused(members, tmp_path):
+    ens = ensemble(*members)
+    ens.path = tmp_path
+    again = load_tree_learner(ens.export('m.trees'), metrics=rmse)
+    df = diabetes()[300:]
+    assert torch.equal(again.get_preds(dl=df)[0], ens.get_preds(dl=df)[0]) and torch.equal(again.predict(df.iloc[3])[2], ens.predict(df.iloc[3])[2])
+    assert np.allclose(again.validate(dl=df), ens.validate(dl=df)) and 'rf' in again.summary()
+    odd = ensemble(Learner(members[0].dls, torch.nn.Sequential(members[0].model), loss_func=members[0].loss_func), members[1])
+    odd.path = tmp_path
+    with pytest.raises(ValueError, match='Sequential cannot be written'): odd.export('m.trees')
 
 # --- the selection itself
 
@@ -116,7 +191,7 @@ def test_more_samples_less_chance():
     assert np.std([weight(20) for _ in range(30)]) < np.std([weight(1) for _ in range(30)])
 
 @pytest.mark.parametrize('args,match', [
-    (dict(weights='best'), "'best' is not 'auto' or 'mean'"), (dict(weights=[1]), 'give 3 numbers >= 0'), (dict(weights=[0,0,0]), 'not all 0'),
+    (dict(weights='best'), "'best' is not 'auto', 'mean', 'nnls' or 'stack'"), (dict(weights=[1]), 'give 3 numbers >= 0'), (dict(weights=[0,0,0]), 'not all 0'),
     (dict(weights=[1,np.nan,1]), 'give 3 numbers'), (dict(on=1.), 'between 0 and 1'), (dict(on=.001), 'cannot be split'), (dict(names=['a']), '1 names for 3'),
     (dict(n=0), 'give 1 or more'),
 ])

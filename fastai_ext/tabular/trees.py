@@ -25,7 +25,7 @@ from fastai.torch_core import display_df
 from .boost import engines
 from .dls import check_classes
 from .encode import Encoder, empty_dls, encoder_of
-from .engine import Any, Forest, Several, Task
+from .engine import Any, Bag, Forest, Several, Task
 from .files import function_names, named_functions, plain, read, write
 from .rows import proc, row_facts, rows_dl
 
@@ -160,11 +160,11 @@ class TreeLearner(Learner):
         engine = self.model.engine
         if n_epoch > 1 and engine.name not in engines or n_epoch > 1 and engine.name=='dt':
             raise ValueError(f"TreeLearner.fit: {engine.name} does not grow in parts; give n_epoch=1")
-        x,y,levels,encoder = self._train_xy()
+        x,y,levels,encoder = self.train_arrays()
         valid = self._valid_xy(levels) if engine.stops and patience is not None else None
         if engine.stops and patience is not None and valid is None:
             warnings.warn(f"fit: there are no validation rows to stop on, so '{engine.name}' grows all its rounds", stacklevel=2)
-        job = _Job(x, y, valid, self._weights(wgts, len(x)), patience, blocks)
+        job = _Job(x, y, valid, self.train_weights(len(x), wgts), patience, blocks)
         kept,self._job,self.n_epoch = self._kept(),job,n_epoch
         self.model.engine,self.model.levels,self.encoder = engine.fresh(),levels,encoder
         try:
@@ -175,7 +175,7 @@ class TreeLearner(Learner):
 
     def _kept(self): return self.model.engine,self.model.levels,self.encoder
 
-    def _train_xy(self):
+    def train_arrays(self):
         "What the engine is fitted on, checked, and the encoder of rows like it"
         to,m = self.dls.train_ds,self.model
         if not len(to): raise ValueError("TreeLearner.fit: there are no training rows (a loaded learner has none); make tree_learner(dls) on data")
@@ -200,8 +200,8 @@ class TreeLearner(Learner):
         (x_cat,x_cont),(y,) = tensors(to, self.model.is_class)
         return TreeModel(self.model.engine, levels).x(x_cat, x_cont), self._engine_y(y.numpy(), 'validation')
 
-    def _weights(self, wgts, n):
-        "A weight for each training row, or None where they are all equal"
+    def train_weights(self, n, wgts=None):
+        "A weight for each of `n` training rows, or None where they are all equal"
         if wgts is None:
             w = getattr(self.dls.train, 'wgts', None)
             return None if w is None or np.ptp(w) < 1e-12 else np.asarray(w)*len(w)
@@ -311,7 +311,11 @@ class TreeLearner(Learner):
         "A frame as one batch of arrays, anything else as it is"
         if not isinstance(dl, (pd.DataFrame,pd.Series,dict)): return dl
         x,y = self.encode(dl)
-        return _Rows((torch.from_numpy(x),), () if y is None else (torch.from_numpy(y),))
+        return self.as_batch((torch.from_numpy(x),), () if y is None else (torch.from_numpy(y),))
+
+    def as_batch(self, xb, yb):
+        "Encoded rows as the one batch of a dataloader"
+        return _Rows(xb, yb)
 
     def validate(self, ds_idx=1, dl=None, cbs=None):
         "The loss and metrics on the validation rows, the `ds_idx`-th set, or `dl`: a dataloader or a frame with targets"
@@ -333,10 +337,14 @@ class TreeLearner(Learner):
         elif not isinstance(row, (pd.Series,dict)): raise TypeError(f"TreeLearner.predict: {type(row).__name__}; give a Series, a dict or a frame of one row")
         ys = list(self.dls.train_ds.y_names)
         row = row.drop(columns=ys, errors='ignore') if isinstance(row, pd.DataFrame) else {k:v for k,v in dict(row).items() if k not in ys}
-        x,_ = self.encode(row)
-        pred = self.loss_func.activation(self.model(torch.from_numpy(x)))
+        x,raw = self._one_row(row)
+        pred = self.loss_func.activation(raw)
         dec = self.loss_func.decodes(pred)
         return self._shown(x, dec), dec[0], pred[0]
+
+    def _one_row(self, row):
+        x,_ = self.encode(row)
+        return x,self.model(torch.from_numpy(x))
 
     def _shown(self, x, dec):
         "The encoded row with its prediction, as a `Tabular` that decodes and shows itself"
@@ -446,7 +454,7 @@ class TreeLearner(Learner):
                                                   "pickle; export('model.pkl') writes fastai's pickle instead")
         m,e = self.model,self.model.engine
         meta,blobs = e.state()
-        return plain(dict(kind='trees', engine=e.name if e.name in engines else 'any', several=isinstance(e, Several), task=asdict(e.task), given=e.given,
+        return plain(dict(kind='trees', engine=e.name if e.name in engines else 'any', several=isinstance(e, Several), bag=isinstance(e, Bag), task=asdict(e.task), given=e.given,
                           seed=e.seed, native=e.native, monotone=e.monotone, n_jobs=e.n_jobs, engine_state=meta, encoder=asdict(self.encoder),
                           levels=[list(o) for o in m.levels], y_tfm=function_names(self.y_tfm))), blobs
 
@@ -622,7 +630,7 @@ def tree_learner(
     if y_tfm is not None and (kind != 'value' or len(y_tfm)!=2): raise ValueError("tree_learner: y_tfm is a pair (function, inverse) for a continuous target")
     engine = _engine(model, _task(to, kind, n_out), seed, native, monotone, n_jobs, kwargs)
     tree = TreeModel(engine, inverse=y_tfm[1] if y_tfm else None)
-    return TreeLearner(dls, tree, y_tfm=y_tfm, seed=seed, loss_func=_loss(kind), metrics=metrics, cbs=cbs, path=path)
+    return TreeLearner(dls, tree, y_tfm=y_tfm, seed=seed, loss_func=loss_for(kind), metrics=metrics, cbs=cbs, path=path)
 
 # %% ../../nbs/tabular/trees.ipynb #313258e2
 def _task(to, kind, n_out):
@@ -631,7 +639,8 @@ def _task(to, kind, n_out):
         raise ValueError(f"tree_learner: the categories {list(to.cat_names)} are not encoded; add Categorify to procs, or let tabular_dls make the data")
     return Task(kind, n_out, list(to.cat_names)+list(to.cont_names), [len(catfy.classes[n]) for n in to.cat_names])
 
-def _loss(kind):
+def loss_for(kind):
+    "fastai's loss for a kind of target, on predictions of double precision"
     return dict(value=lambda: MSELossFlat(floatify=False), label=lambda: BCEWithLogitsLossFlat(floatify=False), **{'class': CrossEntropyLossFlat})[kind]()
 
 def engine_from(meta, blobs):
@@ -643,6 +652,7 @@ def engine_from(meta, blobs):
         engine.task,engine.seed,engine.native,engine.monotone,engine.n_jobs,engine.given,engine.params = task,meta['seed'],False,{},meta['n_jobs'],{},{}
     else: engine = cls(task, meta['seed'], meta['native'] if cls.cats else None, meta['monotone'], meta['n_jobs'], **meta['given'])
     if meta['several']: engine = Several(engine, task.n_out)
+    if meta['bag']: engine = Bag(engine)
     engine.restore(meta['engine_state'], blobs)
     if cls is Any: engine.name,engine.estimator = type(engine.est).__name__,engine.est
     return engine
@@ -652,7 +662,7 @@ def from_state(meta, blobs):
     engine,encoder = engine_from(meta, blobs),Encoder(**meta['encoder'])
     y_tfm = named_functions(meta['y_tfm'])
     model = TreeModel(engine, meta['levels'], inverse=y_tfm[1] if y_tfm else None)
-    learn = TreeLearner(empty_dls(encoder), model, y_tfm=y_tfm, seed=engine.seed, loss_func=_loss(engine.task.kind))
+    learn = TreeLearner(empty_dls(encoder), model, y_tfm=y_tfm, seed=engine.seed, loss_func=loss_for(engine.task.kind))
     learn.encoder = encoder
     learn.facts = dict(dtypes={c['name']:c['dtype'] for c in encoder.conts}, medians={c['name']:c['median'] for c in encoder.conts})
     return learn
