@@ -210,7 +210,8 @@ def test_the_same_argument_means_the_same_thing():
     with pytest.raises(TypeError, match="max_dept"): tree_learner(data(), 'xgb', max_dept=3)
 
 @pytest.mark.parametrize('make,name', [
-    ('xgboost.XGBRegressor','xgb'), ('lightgbm.LGBMRegressor','lgbm'), ('catboost.CatBoostRegressor','catboost'), ('sklearn.ensemble.RandomForestRegressor','rf'),
+    ('xgboost.XGBRegressor','xgb'), ('lightgbm.LGBMRegressor','lgbm'), ('catboost.CatBoostRegressor','catboost'),
+    ('sklearn.ensemble.RandomForestRegressor','rf'),
     ('sklearn.ensemble.HistGradientBoostingRegressor','hist'), ('sklearn.tree.DecisionTreeRegressor','dt'), ('sklearn.linear_model.Ridge','Ridge')])
 def test_an_estimator_or_its_class(make, name):
     module,cls = make.rsplit('.', 1)

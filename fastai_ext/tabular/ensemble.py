@@ -90,7 +90,7 @@ def stack_weights(
     kind:str='value', # `'class'`, `'value'` or `'label'`
     l2:float=.01,     # Pull towards the equal mean, >= 0
 ):
-    """Free weights, which may be negative and need not sum to 1: ridge regression on values; on classes those of the mean of the log-probabilities, by log loss.
+    """Free weights, which may be negative and need not sum to 1: ridge regression on values; on classes weights of log-probabilities, by log loss.
     Wolpert, *Stacked Generalization*, 1992"""
     from scipy.optimize import minimize
     preds = np.stack([np.asarray(p, dtype='float64') for p in preds])
@@ -316,7 +316,7 @@ def ensemble(
     dls=None,            # The data, where every learner was loaded from a file
     seed:int=0,          # Seed of the random split of the validation rows, of the folds, and of the samples that the weights are averaged over
 )->EnsembleLearner:
-    """An `EnsembleLearner` of fitted `learners`. Its weights and its reported figures come from different rows: `dls.valid` of the ensemble holds only validation
+    """An `EnsembleLearner` of fitted `learners`. Its weights and its figures come from different rows: `dls.valid` of the ensemble has only validation
     rows that did not choose the weights, and everything that reports uses those. Raises `ValueError` for learners that do not share their data.
     Caruana et al., *Ensemble Selection from Libraries of Models*, 2004."""
     if len(learners) < 2: raise ValueError(f"ensemble: {len(learners)} learners; give two or more")
@@ -359,7 +359,7 @@ def _shared_dls(learners, dls):
         if m in rowless: _same_encoding(m, dls)
         elif m.dls is not dls and (m.dls.train_ds is not dls.train_ds or m.dls.valid_ds is not dls.valid_ds):
             raise ValueError("ensemble: the learners have different dls; make all from the same, or one may have been trained on rows that judge another")
-    if rowless: warnings.warn("ensemble: nobody can tell which rows a loaded learner was trained on; if it saw these validation rows, it seems better than it is",
+    if rowless: warnings.warn("ensemble: nobody can tell which rows a loaded learner was trained on; if it saw these validation rows, it looks too good",
                               stacklevel=3)
     return dls
 

@@ -454,9 +454,9 @@ class TreeLearner(Learner):
                                                   "pickle; export('model.pkl') writes fastai's pickle instead")
         m,e = self.model,self.model.engine
         meta,blobs = e.state()
-        return plain(dict(kind='trees', engine=e.name if e.name in engines else 'any', several=isinstance(e, Several), bag=isinstance(e, Bag), task=asdict(e.task), given=e.given,
-                          seed=e.seed, native=e.native, monotone=e.monotone, n_jobs=e.n_jobs, engine_state=meta, encoder=asdict(self.encoder),
-                          levels=[list(o) for o in m.levels], y_tfm=function_names(self.y_tfm))), blobs
+        return plain(dict(kind='trees', engine=e.name if e.name in engines else 'any', several=isinstance(e, Several), bag=isinstance(e, Bag),
+                          task=asdict(e.task), given=e.given, seed=e.seed, native=e.native, monotone=e.monotone, n_jobs=e.n_jobs,
+                          engine_state=meta, encoder=asdict(self.encoder), levels=[list(o) for o in m.levels], y_tfm=function_names(self.y_tfm))), blobs
 
     def export(self, fname='export.trees', **kwargs):
         """Write the learner to `path/fname`, without pickle: `load_tree_learner` reads it and predicts exactly the same. No row of the data goes into the file.
