@@ -40,6 +40,7 @@ from .tabular.rows import *
 from .tabular.files import *
 from .tabular.trees import *
 from .tabular.ensemble import *
+from .tabular.auto import *
 from .tabular.explain import *
 from .tabular.effects import *
 from .callbacks import *
