@@ -2543,6 +2543,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'fastai_ext.vision.mark.Mark.draw': ('vision/mark.html#mark.draw', 'fastai_ext/vision/mark.py'),
                                         'fastai_ext.vision.mark.Mark.fields': ('vision/mark.html#mark.fields', 'fastai_ext/vision/mark.py'),
                                         'fastai_ext.vision.mark.Mark.filled': ('vision/mark.html#mark.filled', 'fastai_ext/vision/mark.py'),
+                                        'fastai_ext.vision.mark.Mark.hard': ('vision/mark.html#mark.hard', 'fastai_ext/vision/mark.py'),
                                         'fastai_ext.vision.mark.Mark.looks': ('vision/mark.html#mark.looks', 'fastai_ext/vision/mark.py'),
                                         'fastai_ext.vision.mark.Mark.new': ('vision/mark.html#mark.new', 'fastai_ext/vision/mark.py'),
                                         'fastai_ext.vision.mark.Mark.place': ('vision/mark.html#mark.place', 'fastai_ext/vision/mark.py'),
