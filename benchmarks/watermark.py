@@ -17,7 +17,8 @@ from fastai.torch_core import TensorImage
 from fastai_ext.vision.augment import WatermarkBatch, stamp_batch
 from fastai_ext.vision.mark import Mark
 from fastai_ext.vision.patch import font_file
-from fastai_ext.vision.save import jpeg_tables, save_stamped
+from fastai_ext.vision.files.jpeg import jpeg_tables
+from fastai_ext.vision.save import save_stamped
 from fastai_ext.vision.stamp import blend_, stamp
 
 PHOTO = Image.fromarray(load_sample_image('china.jpg'))

@@ -12,7 +12,7 @@ from sklearn.datasets import load_sample_images
 from fastai_ext.vision.files.record import Record
 from fastai_ext.vision.folder import FolderRun, stamp_folder
 from fastai_ext.vision.mark import Mark
-from fastai_ext.vision.save import jpeg_tables
+from fastai_ext.vision.files.jpeg import jpeg_tables
 from fastai_ext.vision.workers import Job
 PHOTOS = [Image.fromarray(o) for o in load_sample_images().images]
 MARKS = dict(text=Mark('© me 2026', size=.25, pos='random'))

@@ -6,14 +6,15 @@
 __all__ = ['Counts', 'FolderRun', 'stamp_folder']
 
 # %% ../../nbs/vision/folder.ipynb #2240e4e5
-import contextlib, errno, json, os, pickle, sys, tempfile, time
+import contextlib, json, os, pickle, sys, tempfile, time
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, wait
 from dataclasses import dataclass, field
 from .files.find import walk_pictures
-from .files.options import StampOptions, stamp_options, takes_options
+from .files.options import stamp_options, takes_options
 from .files.record import Record, mark_digest
 from .files.whole import is_part
-from .save import check_jpegtran, check_mark
+from .files.jpeg import check_jpegtran
+from .save import check_mark
 from .workers import Job, Outcome, Pool, heard_warnings, kept_blocks, n_cores, stamp_one, why, work_elsewhere
 
 # %% ../../nbs/vision/folder.ipynb #9ec278ba
@@ -263,7 +264,8 @@ class FolderRun(Counts):
         "The whole plan, a line for each file"
         def line(what, rel, reason): return f"{what:<8}  {_printable(rel)}{f'  ({reason})' if reason else ''}"
         n = sum(what == 'stamp' for what,*_ in self.plan)
-        return '\n'.join([*(line(*o) for o in self.plan), *(line('failed', *o) for o in self.failed), f'{n:,} to stamp of {len(self.plan)+len(self.failed):,} files; nothing was written'])
+        return '\n'.join([*(line(*o) for o in self.plan), *(line('failed', *o) for o in self.failed),
+                          f'{n:,} to stamp of {len(self.plan)+len(self.failed):,} files; nothing was written'])
 
 def _listed(title, pairs, n=20):
     "The first `n` of `pairs` of (relative path, reason), a line each"

@@ -39,8 +39,8 @@ def left_out(
     try:
         with open(path, 'rb') as f: start = f.read(16)
     except OSError as e: return e.strerror or str(e)
-    kind = next((k for s,k in _STARTS if start.startswith(s)), 'WebP' if start[:4]+start[8:12] == b'RIFFWEBP' else 'HEIC or AVIF' if start[4:8] == b'ftyp' else '')
-    return f"{kind} by its content, but not by its name; rename it" if kind and kind != 'HEIC or AVIF' else 'not a picture'
+    kind = next((k for s,k in _STARTS if start.startswith(s)), 'WebP' if start[:4]+start[8:12] == b'RIFFWEBP' else '')
+    return f'{kind} by its content, but not by its name; rename it' if kind else 'not a picture'
 
 def walk_pictures(
     src,                  # A folder
