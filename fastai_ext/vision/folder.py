@@ -14,7 +14,7 @@ from .files.options import stamp_options, takes_options
 from .files.record import Record, mark_digest
 from .files.whole import is_part
 from .files.jpeg import check_jpegtran
-from .save import check_mark
+from .mark import check_mark
 from .workers import Job, Outcome, Pool, heard_warnings, kept_blocks, n_cores, stamp_one, why, work_elsewhere
 
 # %% ../../nbs/vision/folder.ipynb #9ec278ba
@@ -92,7 +92,7 @@ class FolderRun(Counts):
         self.record = Record(self.dst)
         if self.report is not None: self._report = open(self.report, 'w', encoding='utf-8', errors='surrogateescape')
         try:
-            if self.dry_run: self.plan += [('stamp',rel,'replace' if again else '') for rel,again in self._found()]
+            if self.dry_run: self.plan += [('stamp',rel,'replace' if again else '') for rel,again,_ in self._found()]
             else: self._work()
         finally:
             if self._report: self._report.close()
@@ -122,19 +122,20 @@ class FolderRun(Counts):
             self._clear()
 
     def _found(self):
-        "(the relative path, whether to replace what is there) of the pictures to do"
-        folder,empty = None,False
+        "(the relative path, whether to replace what is there, its number among all pictures) of the pictures to do"
+        folder,empty,n = None,False,0
         for kind,rel,reason in walk_pictures(self.src, self.recursive):
             if self.stopping: return
             if kind == 'other': self._note('left out', rel, reason)
             elif kind == 'failed': self._count(Outcome('failed', rel, why(reason, rel)))
             else:
+                n += 1
                 if folder != os.path.dirname(rel):
                     folder = os.path.dirname(rel)
                     empty = not self.dry_run and _sweep(os.path.join(self.dst, folder))
-                if empty or self.options.overwrite or not os.path.isfile(os.path.join(self.dst, rel)): yield rel,False
+                if empty or self.options.overwrite or not os.path.isfile(os.path.join(self.dst, rel)): yield rel,False,n
                 elif self._stays(rel): self.there += 1
-                else: yield rel,True
+                else: yield rel,True,n
 
     def _stays(self, rel):
         "Whether the result that is there for `rel` stays; if it is not what is asked for, that is noted"
@@ -159,30 +160,29 @@ class FolderRun(Counts):
         self._report.write(json.dumps({k:v for k,v in line.items() if v})+'\n')
 
     def _tasks(self, n=16, n_bytes=2**20):
-        "Lists of pictures to do, with the set of those to replace"
-        rels,again,total = [],set(),0
-        for rel,replaces in self._found():
-            rels.append(rel)
-            if replaces: again.add(rel)
-            with contextlib.suppress(OSError): total += os.path.getsize(os.path.join(self.src, rel))
-            if len(rels)==n or total>=n_bytes:
-                yield rels,again
-                rels,again,total = [],set(),0
-        if rels and not self.stopping: yield rels,again
+        "Lists of pictures to do"
+        task,total = [],0
+        for one in self._found():
+            task.append(one)
+            with contextlib.suppress(OSError): total += os.path.getsize(os.path.join(self.src, one[0]))
+            if len(task)==n or total>=n_bytes:
+                yield task
+                task,total = [],0
+        if task and not self.stopping: yield task
 
     def _inline(self, job):
         with heard_warnings(), kept_blocks():
-            for rel,again in self._found(): yield [stamp_one(job, rel, again)]
+            for one in self._found(): yield [stamp_one(job, *one)]
 
     def _parallel(self, own, sent):
-        submit = own.submit if own else lambda rels, again: self.executor.submit(work_elsewhere, sent, rels, again)
+        submit = own.submit if own else lambda task: self.executor.submit(work_elsewhere, sent, task)
         pending,tasks = {},self._tasks()
         try:
             while True:
                 while not self.stopping and len(pending) < 4*self.n_workers:
                     task = next(tasks, None)
                     if task is None: break
-                    pending[submit(*task)] = task
+                    pending[submit(task)] = task
                 if self.stopping:
                     for f in [f for f in pending if f.cancel()]: del pending[f]
                 if not pending: return
@@ -192,24 +192,25 @@ class FolderRun(Counts):
                     try: yield f.result()
                     except BrokenExecutor:
                         if not own: raise
-                        yield from self._one_by_one(sent, own.main, *task)
+                        yield from self._one_by_one(sent, own.main, task)
                 if not ready: yield ()
         finally:
             if not own:  # which `run` closes
                 for f in pending: f.cancel()
                 wait(pending)
 
-    def _one_by_one(self, sent, main, rels, again):
+    def _one_by_one(self, sent, main, task):
         "After a worker died: find the picture that it died of"
         alone,known = Pool(1, sent, main),Record(self.dst)
         try:
-            for rel in rels:
+            for one in task:
                 if self.stopping: return
+                rel = one[0]
                 to = os.path.join(self.dst, rel)
                 if os.path.isfile(to) and known.state(rel, os.path.join(self.src, rel), to, self.digest) == 'same':  # it got that far
                     yield [Outcome('stamped', rel)]
                     continue
-                try: yield alone.submit([rel], again).result()
+                try: yield alone.submit([one]).result()
                 except BrokenExecutor: yield [Outcome('failed', rel, 'the process that worked on it died (too little memory?)')]
         finally: alone.close()
 

@@ -99,7 +99,8 @@ def _tools():
 def stamp_one(
     job:Job,  # What is to be done with all of them
     rel:str,  # The picture's place below `job.src`
-    again:bool=False,  # Replace what is there, whatever the options say
+    again:bool=False, # Replace what is there, whatever the options say
+    n:int=None,       # Its number in the run, from 1
 ) -> Outcome:
     "Stamp one picture of a folder and note it there"
     Image,stamp_file = _tools()
@@ -109,7 +110,7 @@ def stamp_one(
     try:
         if _leads_back(path, to): return Outcome('failed', rel, 'a link in the destination leads back to this very file')
         os.makedirs(os.path.dirname(to), exist_ok=True)
-        p = stamp_file(path, to, job.mark, relative_key(rel), replace(job.options, overwrite=True) if again else job.options,
+        p = stamp_file(path, to, job.mark, relative_key(rel), replace(job.options, overwrite=True) if again else job.options, n,
                        lambda like, size: Record.add(job.dst, rel, like, size, job.digest))
     except FileExistsError as e: return Outcome('there', rel) if os.path.isfile(to) else failed(e)
     except Exception as e: return failed(e)
@@ -127,7 +128,7 @@ _BEGIN = 'import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); from 
 _loaded = lru_cache(4)(pickle.loads)  # a mark is unpickled once, though it may come with each task
 
 def serve():
-    "What a worker process does: answer every (pictures, again) from the standard input, until that ends"
+    "What a worker process does: answer every list of (place, whether to replace, number) from the standard input, until that ends"
     asked,answers = sys.stdin.buffer,os.fdopen(os.dup(1), 'wb')
     os.dup2(2, 1)  # whatever prints must not get among the answers
     leaving,tasks = threading.Event(),queue.SimpleQueue()
@@ -144,7 +145,7 @@ def serve():
     threading.Thread(target=read, daemon=True).start()
     with heard_warnings(), kept_blocks():
         while (task := tasks.get()) is not None:
-            pickle.dump(job if isinstance(job, Exception) else _work(job, *task, leaving), answers)
+            pickle.dump(job if isinstance(job, Exception) else _work(job, task, leaving), answers)
             answers.flush()
             if leaving.is_set(): break
     os._exit(0)
@@ -161,22 +162,21 @@ def _job_of(asked):
         return pickle.loads(job)
     except Exception as e: return ValueError(f'stamp_folder: a worker could not load the mark ({type(e).__name__}: {e}); give n_workers=1')
 
-def _work(job, rels, again, leaving):
-    "The outcomes of the pictures `rels`"
+def _work(job, task, leaving):
+    "The outcomes of the pictures of `task`"
     res = []
-    for rel in rels:
-        res.append(stamp_one(job, rel, rel in again))
+    for one in task:
+        res.append(stamp_one(job, *one))
         if leaving.is_set(): break
     return res
 
 def work_elsewhere(
     job:bytes,   # A pickled `Job`
-    rels:list,   # Places of pictures below `job.src`
-    again=(),    # Of those, the ones to replace
+    task:list,   # (place below `job.src`, whether to replace, number) of each picture
 ) -> list:       # An `Outcome` for each
-    "Stamp the pictures `rels` in a worker of another executor"
+    "Stamp the pictures of `task` in a worker of another executor"
     job = _loaded(job)
-    return [stamp_one(job, rel, rel in again) for rel in rels]
+    return [stamp_one(job, *one) for one in task]
 
 # %% ../../nbs/vision/workers.ipynb #5d97b502
 class Pool:
@@ -187,10 +187,12 @@ class Pool:
         main:str=None,  # A script to run first, where the mark's class is defined there
     ): self.n,self.job,self.main,self.threads,self.own,self.workers = n,job,main,None,threading.local(),[]
 
-    def submit(self, rels, again=()):
-        "A future of the outcomes of the pictures `rels`"
+    def submit(self,
+        task:list,  # (place below the folder, whether to replace, number) of each picture
+    ):
+        "A future of an `Outcome` for each picture"
         if self.threads is None: self.threads = ThreadPoolExecutor(self.n)
-        return self.threads.submit(self._ask, rels, again)
+        return self.threads.submit(self._ask, task)
 
     def _start(self):
         own = dict(start_new_session=True) if os.name == 'posix' else dict(creationflags=getattr(subprocess, 'CREATE_NEW_PROCESS_GROUP', 0))
@@ -200,11 +202,11 @@ class Pool:
         pickle.dump((self.main, self.job), worker.stdin)
         return worker
 
-    def _ask(self, rels, again):
+    def _ask(self, task):
         try:
             worker = getattr(self.own, 'worker', None)
             if worker is None: self.own.worker = worker = self._start()
-            pickle.dump((rels, again), worker.stdin)
+            pickle.dump(task, worker.stdin)
             worker.stdin.flush()
             answer = pickle.load(worker.stdout)
         except (OSError, EOFError, pickle.UnpicklingError) as e:

@@ -47,14 +47,14 @@ def walk_pictures(
     recursive:bool=True,  # Enter the folders inside it
     rel='',               # Where below it to begin
 ):
-    "Yield ('picture', relative path, ''), ('other', relative path, why) and ('failed', relative path, error) in the order of the file system"
+    "Yield ('picture', relative path, ''), ('other', relative path, why) and ('failed', relative path, error) a folder's files by name before the folders in it"
     try: entries = os.scandir(os.path.join(src, rel))
     except OSError as e:
         yield 'failed',rel,e
         return
     folders = []
     with entries:
-        for e in entries:
+        for e in sorted(entries, key=lambda e: e.name):  # so that a picture's number is the same in every run
             if e.name.startswith('.'): continue
             path = os.path.join(rel, e.name) if rel else e.name
             if e.is_dir(follow_symlinks=False):

@@ -33,9 +33,12 @@ def jpeg_segments(
     res,at = [],2
     tables = None
     while at+4 <= len(data):
-        if data[at] != 0xff: raise ValueError('a segment of the JPEG does not begin where it should')
+        if data[at] != 0xff:  # junk between segments, which decoders pass over too
+            at = data.find(b'\xff', at)
+            if at < 0: break
+            continue
         kind = data[at+1]
-        if kind == 0xff:  # filler
+        if kind in (0xff,0):  # filler
             at += 1
             continue
         n = int.from_bytes(data[at+2:at+4], 'big')

@@ -33,7 +33,8 @@ def jpeg_end(
     return 0
 
 _PLACE = re.compile(r'gps|latitude|longitude|altitude|geo_?tag|geo_?loc|geo_?ref|coordinate|^(lat|long?|lat_long|alt)$|'
-                    r'^(city|state|country|location|countrycode|countryname|sublocation|provincestate|worldregion|coverage|location(shown|created|name|id|details))$', re.I)
+                    r'^(city|state|country|location|countrycode|countryname|sublocation|provincestate|worldregion|coverage)$|'
+                    r'^location(shown|created|name|id|details)$', re.I)
 _GEO_TAGS = (0x8825,0x927c,33550,33920,33922,34264,34735,34736,34737,42112)  # GPS, maker notes, GeoTIFF
 _IPTC_PLACES = {26,27,90,92,95,100,101}
 
@@ -141,8 +142,8 @@ class Metadata:
     def xmp(self, data:bytes) -> bytes:
         "An XMP packet with its previews marked and, if asked, without the place"
         data = self.encoded_previews(bytes(data))
-        if not self.strip_gps or not any(_PLACE.search(n.split(b':')[-1].decode('latin1')) for n in re.findall(rb'[\w.\-]+(?::[\w.\-]+)?', data.replace(b'\0', b''))):
-            return data
+        names = re.findall(rb'[\w.\-]+(?::[\w.\-]+)?', data.replace(b'\0', b'')) if self.strip_gps else ()
+        if not any(_PLACE.search(n.split(b':')[-1].decode('latin1')) for n in names): return data
         from xml.dom import expatbuilder
         try:
             doc = expatbuilder.parseString(data.strip(b'\0 \r\n\t'), namespaces=False)  # any prefix, even one that was never declared

@@ -37,11 +37,12 @@ class StampOptions:
         mark,      # A `Mark`, a `MarkSampler` or something with their `place`
         im,        # The opened picture
         path:str,  # Where it was read
-        key:str,   # What pictures are told apart by
+        n:int=None, # Its number in a run, from 1
     ):
-        "The mark that this one picture gets: `mark`, or what `mark.for_picture(im, path, key)` makes of it where it has that method"
-        made = getattr(mark, 'for_picture', None)
-        return mark if made is None else made(im, path, key)
+        "The mark that this one picture gets: `mark`, its text filled in where that has fields. Raises `ValueError` for a field that the picture lacks"
+        if not getattr(mark, 'fields', ()): return mark
+        from fastai_ext.vision.fields import picture_fields
+        return mark.filled(picture_fields(im, path, n, mark.fields), who=path)
 
 # %% ../../../nbs/vision/files/options.ipynb #784cadc4
 def stamp_options(

@@ -97,6 +97,9 @@ def stamp_gif(
     elif times[0]: more['duration'] = times[0]
     if 'loop' in im.info and len(frames)>1: more['loop'] = im.info['loop']
     frames[0].save(out, 'GIF', **more)
+    if len(frames)>1:
+        with Image.open(io.BytesIO(out.getbuffer())) as new:
+            if getattr(new, 'n_frames', 1) < len(frames): job.meta.note('neighbouring frames that are equal → one')
     xmp = _gif_xmp(data)
     res = out.getvalue()
     if xmp is not None:
@@ -257,7 +260,8 @@ def stamp_plain(
     try: frames[0].save(out, fmt, **{**kept, **_how(im, fmt, q, same, data)})
     except (OSError, KeyError, ValueError) as e:
         if 'cannot write mode' not in str(e) and not isinstance(e, KeyError) and 'nsupported' not in str(e): raise
-        raise ValueError(f"save_stamped: {fmt} cannot hold a picture of mode {frames[0].mode}; give {job.dst.rpartition('/')[2]} another suffix, such as .png") from e
+        name = job.dst.rpartition('/')[2]
+        raise ValueError(f'save_stamped: {fmt} cannot hold a picture of mode {frames[0].mode}; give {name} another suffix, such as .png') from e
     return out.getvalue()
 
 def _written(res, im, fmt, same, meta):

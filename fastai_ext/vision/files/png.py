@@ -161,6 +161,8 @@ def stamp_png(
         out = io.BytesIO()
         res.save(out, 'PNG')
         new = png_chunks(out.getvalue())
+        alone = [c for c in old if c[0] in (b'acTL',b'fcTL')]
+        if [k for k,_ in alone] == [b'acTL',b'fcTL'] and (b'fdAT',) not in old: new[1:1] = alone  # an animation of one frame
     return png_bytes(_merged(old, new, job.meta))
 
 def _animated(im, job):
@@ -177,7 +179,9 @@ def _animated(im, job):
     out = io.BytesIO()
     frames[0].save(out, 'PNG', save_all=True, append_images=frames[1:], duration=times[1:] if first else times, loop=im.info.get('loop', 0),
                    disposal=0, blend=0, default_image=first)
-    return png_chunks(out.getvalue())
+    res = png_chunks(out.getvalue())
+    if sum(k == b'fcTL' for k,_ in res)+first < len(frames): job.meta.note('neighbouring frames that are equal → one')
+    return res
 
 def _merged(old, new, meta):
     "The chunks of the new picture among those of the old that stay"

@@ -6,8 +6,8 @@
 __all__ = ['Stamping', 'blend_deep']
 
 # %% ../../../nbs/vision/files/stamping.ipynb #9f55e728
-from PIL import Image
 from .metadata import Metadata
+from ..placement import glance
 from ..stamp import blend_, exif_orientation, stampable
 
 # %% ../../../nbs/vision/files/stamping.ipynb #b8bd26b8
@@ -19,14 +19,16 @@ class Stamping:
         mark,     # A `Mark` or `MarkSampler`
         key:str,  # What to tell pictures apart by
         options,  # A `StampOptions`
+        n:int=None, # Its number in a run, from 1
     ):
-        self.src,self.dst,self.mark,self.key,self.options = src,dst,mark,key,options
+        self.src,self.dst,self.mark,self.key,self.options,self.n,self.look = src,dst,mark,key,options,n,None
         self.meta,self.orientation,self.p = Metadata(options.strip_gps, self.small),1,None
 
     def begin(self, im, upright:bool=False):
         "Place the mark on the opened picture `im`, whose orientation holds for its previews too; `upright` says that there is none"
-        self.mark = self.options.mark_for(self.mark, im, self.src, self.key)
+        self.mark = self.options.mark_for(self.mark, im, self.src, self.n)
         self.orientation = 1 if upright or not self.options.orient else exif_orientation(im)
+        if getattr(self.mark, 'looks', False): self.look = glance(im, self.orientation)
         self.p = self.place(im.size)
         if not self.p: self.meta.stamp = None
         return self.p
@@ -35,7 +37,8 @@ class Stamping:
         "The `Placement` of the mark on stored pixels of `size`"
         o = self.orientation if orientation is None else orientation
         shown = size[::-1] if o>4 else size
-        return self.mark.place(shown, self.options.seed, self.key, self.options.split).turned(o)
+        seen = {} if self.look is None else dict(look=self.look)
+        return self.mark.place(shown, self.options.seed, self.key, self.options.split, **seen).turned(o)
 
     def stamped(self, im):
         "(`im` with the mark, its placement); `im` itself is used up"

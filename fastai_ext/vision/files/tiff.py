@@ -8,7 +8,7 @@ __all__ = ['Elsewhere', 'Page', 'page_of', 'TiffFile', 'stamp_tiff']
 # %% ../../../nbs/vision/files/tiff.ipynb #cc7a512c
 import io, struct, zlib
 from dataclasses import dataclass
-from PIL import Image
+from PIL import Image, ImageChops
 from .jpeg import jpeg_segments, jpeg_tables
 from .others import stamp_plain
 from .tags import TagTree
@@ -18,6 +18,7 @@ class Elsewhere(Exception):
     "A TIFF that is better left to Pillow, and why"
 
 _BYTEWISE = {1:'raw', 5:'tiff_lzw', 8:'tiff_adobe_deflate', 32946:'tiff_deflate', 32773:'packbits', 34925:'lzma', 50000:'zstd'}
+_REVERSED = bytes(int(f'{i:08b}'[::-1], 2) for i in range(256))
 _FAX = {2:'tiff_ccitt', 3:'group3', 4:'group4'}
 _BASE = {0:1, 1:1, 2:3, 3:1, 5:4, 6:3, 8:3}  # channels of each photometric kind
 
@@ -36,6 +37,8 @@ class Page:
     orientation:int
     block:tuple        # (width, height) of a strip or tile
     tiled:bool
+    reversed:bool      # Whether the bits of each byte are stored the other way round
+    fax:int            # Options of fax group 3
 
 def page_of(tree, directory):
     "The `Page` of a directory; None where it holds no picture"
@@ -46,11 +49,11 @@ def page_of(tree, directory):
     size = one(256, 0),one(257, 0)
     bits = set(tags.get(258) or (1,))
     if len(bits) > 1: raise Elsewhere('channels of different depth')
-    if one(266, 1) != 1: raise Elsewhere('bits in reverse order')
     tiled = 324 in tags
     block = (one(322, 0),one(323, 0)) if tiled else (size[0],min(one(278, size[1]), size[1]))
     if not size[0]*size[1]*block[0]*block[1]: raise Elsewhere('no size')
-    return Page(size, bits.pop(), one(277, 1), one(262, 1), one(259, 1), one(317, 1), one(284, 1) == 2, one(339, 1), one(338, 0), one(274, 1), block, tiled)
+    return Page(size, bits.pop(), one(277, 1), one(262, 1), one(259, 1), one(317, 1), one(284, 1) == 2, one(339, 1), one(338, 0), one(274, 1), block, tiled,
+                one(266, 1) == 2, one(292, 0))
 
 def _check(page):
     "Raise `Elsewhere` for what is not understood here"
@@ -59,18 +62,18 @@ def _check(page):
         if page.bits != 8 or page.planar: raise Elsewhere('JPEG of another depth')
     elif page.compression in _FAX:
         if page.bits != 1: raise Elsewhere('fax of more than a bit')
-        if page.compression != 4: raise Elsewhere('fax of an older kind')
     elif page.compression not in _BYTEWISE: raise Elsewhere(f'compression {page.compression}')
     elif page.kind == 6: raise Elsewhere('YCbCr without JPEG')
     if page.predictor not in (1,2) or (page.predictor == 2 and page.bits not in (8,16,32)): raise Elsewhere(f'predictor {page.predictor}')
-    if page.format == 2 or (page.format == 3 and page.bits not in (32,64)) or page.bits not in (1,2,4,8,16,32,64): raise Elsewhere(f'{page.bits} bits of format {page.format}')
+    if page.format == 2 or (page.format == 3 and page.bits not in (32,64)) or page.bits not in (1,2,4,8,16,32,64):
+        raise Elsewhere(f'{page.bits} bits of format {page.format}')
     if page.kind in (6,8) and page.bits != 8: raise Elsewhere('deep YCbCr or Lab')
     if page.bits < 8 and page.channels > 1: raise Elsewhere('few bits of several channels')
 
 # %% ../../../nbs/vision/files/tiff.ipynb #cec754a7
-def _small_tiff(body, width, rows, compression, bits):
+def _small_tiff(body, width, rows, compression, bits, fax=0):
     "A TIFF of one strip"
-    tags = [(256,4,width), (257,4,rows), (258,3,bits), (259,3,compression), (262,3,1), (273,4,8), (277,3,1), (278,4,rows), (279,4,len(body))]
+    tags = [(256,4,width), (257,4,rows), (258,3,bits), (259,3,compression), (262,3,1), (273,4,8), (277,3,1), (278,4,rows), (279,4,len(body)), (292,4,fax)]
     directory = struct.pack('<H', len(tags))+b''.join(struct.pack('<HHLL', t, k, 1, v) for t,k,v in tags)+bytes(4)
     pad = bytes(len(body)%2)
     return b'II*\0'+struct.pack('<L', 8+len(body)+len(pad))+body+pad+directory
@@ -108,7 +111,7 @@ def _decoded(body, page, shape, order):
     import numpy as np
     h,w,channels = shape
     if page.compression in _FAX:
-        with Image.open(io.BytesIO(_small_tiff(body, w, h, page.compression, 1))) as im: return np.asarray(im)[...,None].astype(np.uint8)
+        with Image.open(io.BytesIO(_small_tiff(body, w, h, page.compression, 1, page.fax))) as im: return np.asarray(im)[...,None].astype(np.uint8)
     stride = (w*channels*page.bits+7)//8
     data = np.frombuffer(_unpacked(body, stride, h, page.compression), np.uint8).reshape(h, stride)
     if page.bits < 8:
@@ -120,7 +123,10 @@ def _decoded(body, page, shape, order):
 def _encoded(pixels, page, order):
     import numpy as np
     h,w,channels = pixels.shape
-    if page.compression in _FAX: return _strip_of(Image.fromarray(pixels[...,0].astype(bool)), compression=_FAX[page.compression])
+    if page.compression in _FAX:
+        body = _strip_of(Image.fromarray(pixels[...,0].astype(bool)), compression=_FAX[page.compression], **({'tiffinfo':{292:page.fax}} if page.fax else {}))
+        if not np.array_equal(_decoded(body, page, pixels.shape, order), pixels): raise Elsewhere('fax of a kind that Pillow does not write')
+        return body
     if page.bits < 8:
         bits = (pixels[...,0,None]>>np.arange(page.bits)[::-1]&1).reshape(h, -1).astype(np.uint8)
         data = np.packbits(bits, axis=1)
@@ -281,7 +287,8 @@ def _stamp_page(file, tree, directory, page, p):
     across,down = -(-w//bw),-(-h//bh)
     planes = page.channels if page.planar else 1
     if len(offsets) < across*down*planes or len(counts) < len(offsets): raise Elsewhere('strips are missing')
-    def body(i): return bytes(file.data[offsets[i]:offsets[i]+counts[i]])
+    def turned(stored): return stored.translate(_REVERSED) if page.reversed and page.compression != 7 else stored
+    def body(i): return turned(bytes(file.data[offsets[i]:offsets[i]+counts[i]]))
     def shape(row): return (bh if page.tiled else min(bh, h-row*bh)),bw
     places = [(col*bw,row*bh) for row in range(down) for col in range(across)]
     touched = [i for i,place in enumerate(places) if any(_inside(p, place, shape(i//across)))]
@@ -290,7 +297,7 @@ def _stamp_page(file, tree, directory, page, p):
     def pixels(i):
         import numpy as np
         return np.concatenate([_decoded(body(i+plane*across*down), page, (*shape(i//across), per), tree.order) for plane in range(planes)], -1)
-    def stored(i, block): return {i+plane*across*down:_encoded(block[...,plane*per:(plane+1)*per], page, tree.order) for plane in range(planes)}
+    def stored(i, block): return {i+plane*across*down:turned(_encoded(block[...,plane*per:(plane+1)*per], page, tree.order)) for plane in range(planes)}
     if page.kind == 3:
         blocks = {places[i]:pixels(i) for i in range(len(places))}
         _palette_blend(blocks, page, tree, tags[320], p)
@@ -312,12 +319,13 @@ def _jpeg(body, tags, tree, page, place, p):
     tables = tree.bytes(tags[347]) if 347 in tags else b''
     with Image.open(io.BytesIO(_jpeg_strip(body, tables, page)), formats=('JPEG',)) as im:
         im.load()
-        if im.mode not in ('RGB','L'): raise Elsewhere(f'JPEG of mode {im.mode}')
+        if im.mode not in ('RGB','L','CMYK'): raise Elsewhere(f'JPEG of mode {im.mode}')
         how = jpeg_tables(im)
-        res = im.copy()
+        res = ImageChops.invert(im) if im.mode == 'CMYK' else im.copy()  # Pillow takes every such JPEG for one of Adobe's, which are inverted
         for box,src in _inside(p, place, (im.height,im.width)):
             part = type(p)(im.size, p.patch, ((box[0]-src[0], box[1]-src[1]),))
             blend_(res, part)
+        if im.mode == 'CMYK': res = ImageChops.invert(res)
         res.info = {}
         out = io.BytesIO()
         res.save(out, 'JPEG', **{**how, 'progressive':False})
