@@ -523,7 +523,7 @@ from fastai_ext.vision.mark import Mark
 class Spy(Mark):
     def place(self, *args):
         res = super().place(*args)
-        with open({str(tmp_path/'log')!r}, 'a') as f: print([m for m in ('torch','fastai','fastcore','matplotlib','numpy') if m in sys.modules], file=f)
+        with open({str(tmp_path/'log')!r}, 'a') as f: print([m for m in ('torch','fastai','fastcore','matplotlib') if m in sys.modules], file=f)
         return res
 """)
     script = tmp_path/'script.py'  # without `if __name__ == '__main__'`
