@@ -48,7 +48,9 @@ from .contract.check import *
 from .contract.harness import *
 from .vision.augment import *
 from .vision.files.find import *
+from .vision.files.jpeg import *
 from .vision.files.options import *
+from .vision.files.others import *
 from .vision.folder import *
 from .vision.mark import Mark as Mark
 from .vision.placement import Placement as Placement
