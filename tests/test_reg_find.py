@@ -1,0 +1,122 @@
+"`learn.reg_find`, `learn.reg_path`, `l1_max` and `learn.sparsity_report`: right against others, and they leave no trace"
+import random
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from fastai.basics import BCEWithLogitsLossFlat, Callback, CrossEntropyLossFlat, DataLoader, DataLoaders, Learner, accuracy, set_seed
+from sklearn.datasets import load_breast_cancer, load_digits
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+
+from fastai_ext.regularize.find import l1_max
+from fastai_ext.regularize.penalty import L1, L2
+from fastai_ext.regularize.report import Sparsity
+
+x,y = load_digits(return_X_y=True)
+data = list(zip(torch.tensor(x/16).float(), torch.tensor(y), strict=True))
+
+def learner(*cbs, **kw):
+    set_seed(0)
+    net = nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(.1), nn.Linear(32, 10))
+    dls = DataLoaders(DataLoader(data[:512], bs=64, shuffle=True), DataLoader(data[600:900], bs=100))
+    return Learner(dls, net, CrossEntropyLossFlat(), metrics=accuracy, cbs=cbs, **kw)
+
+def quiet(learn, f):
+    with learn.no_bar(), learn.no_logging(): return f(learn)
+
+@pytest.mark.parametrize('visit', [lambda l: l.reg_find(L1, start=1e-4, stop=1., num_it=10, show_plot=False),
+                                   lambda l: l.reg_path(L2, [.1, .01], epochs=1, show_plot=False)], ids=['find','path'])
+def test_no_trace(visit):
+    def trained(visit):
+        learn = learner(L1(1e-5))
+        learn.recorder.add_time = False
+        def go(l):
+            l.fit(1)
+            if visit: visit(l)
+            l.fit(1)
+        quiet(learn, go)
+        return list(learn.model.state_dict().values()), [list(v) for v in learn.recorder.values], random.random(), torch.rand(3), learn.cbs.attrgot('name')
+    a,b = trained(visit),trained(None)
+    assert all(map(torch.equal, a[0], b[0])) and a[1]==b[1] and a[2]==b[2] and torch.equal(a[3], b[3]) and a[4]==b[4]
+
+def test_no_trace_when_interrupted():
+    class Stop(Callback):
+        def before_batch(self):
+            if self.learn.train_iter > 3: raise KeyboardInterrupt
+    learn = learner(Stop())
+    was = [p.clone() for p in learn.model.parameters()]
+    with pytest.raises(KeyboardInterrupt): quiet(learn, lambda l: l.reg_find(L1, show_plot=False))
+    assert all(map(torch.equal, was, learn.model.parameters())) and learn.opt is None
+
+def test_suggestion_is_harmless_and_the_strongest_is_not():
+    found = quiet(learner(), lambda l: l.reg_find(L1, lr=1e-2, show_plot=False))
+    assert 1e-5 < found.suggestion < 1e-2 and found.knee==pytest.approx(10*found.suggestion)
+    def loss(s):
+        learn = learner(L1(s))
+        quiet(learn, lambda l: l.fit(4, 1e-2))
+        return learn.final_record[1]
+    assert loss(found.suggestion) < 1.1*loss(0.) and loss(30*found.knee) > 2*loss(0.)
+    assert 'heuristic' in repr(found) and found[-1].loss > found[0].loss
+    found.plot()
+    plt.close('all')
+
+def test_no_suggestion_where_there_is_none():
+    found = quiet(learner(), lambda l: l.reg_find(L1, start=1e-9, stop=1e-7, num_it=20, show_plot=False))
+    assert found.suggestion is None and 'give a larger stop' in repr(found)
+    found = quiet(learner(), lambda l: l.reg_find(L1, start=3., stop=10., num_it=20, lr=1e-2, show_plot=False))
+    assert found.suggestion is None and 'give a smaller start' in repr(found)
+
+def test_path_of_a_network():
+    path = quiet(learner(), lambda l: l.reg_path(L1, [.1, 1e-2, 1e-4], epochs=2, lr=1e-2, show_plot=False))
+    assert [p.strength for p in path]==[.1, 1e-2, 1e-4] and path[0].zeros >= path[1].zeros >= path[2].zeros
+    assert list(path.df().columns)[:3]==['l1','zeros','train_loss'] and path.best in (.1, 1e-2, 1e-4)
+    path.plot()
+    plt.close('all')
+
+def test_l1_max_with_a_bias_is_that_of_scikit_learn():
+    "Logistic regression: nothing is left just above it, something just below"
+    x,y = load_breast_cancer(return_X_y=True)
+    x = (x-x.mean(0))/x.std(0)
+    rows = list(zip(torch.tensor(x).float(), torch.tensor(y).float()[:,None], strict=True))
+    net = nn.Linear(30, 1)
+    was = net.weight.clone()
+    learn = Learner(DataLoaders(DataLoader(rows, bs=100, shuffle=True, drop_last=True), DataLoader(rows)), net, BCEWithLogitsLossFlat())
+    top = l1_max(learn)
+    assert torch.equal(net.weight, was)
+    fit = lambda s: LogisticRegression(l1_ratio=1, C=1/(len(x)*s), solver='saga', max_iter=5000, tol=1e-7, intercept_scaling=1e6).fit(x, y).coef_
+    assert (fit(1.001*top)==0).all() and (fit(.97*top)!=0).sum() in (1, 2)
+
+def test_l1_max_of_ten_classes():
+    learn = learner()
+    learn.model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    n,one = 512,torch.eye(10)[torch.tensor(y[:512])]
+    want = ((one.mean(0)-one).T @ torch.tensor(x[:512]/16).float()/n).abs().max()
+    assert l1_max(learn)==pytest.approx(float(want), rel=1e-3)
+
+def test_bad_input():
+    learn = learner()
+    bad = {'num_it=3': lambda: learn.reg_find(num_it=3), 'start=0': lambda: learn.reg_find(start=0), 'strengths': lambda: learn.reg_path(strengths=[-1]),
+           'epochs=0': lambda: learn.reg_path(epochs=0), 'tol=nan': lambda: learn.sparsity_report(tol=float('nan')),
+           'linear models only': lambda: l1_max(learn)}
+    for what,f in bad.items():
+        with pytest.raises(ValueError, match=what): f()
+    with pytest.raises(TypeError, match='no regularizer'): learn.reg_find(3)
+
+def test_sparsity_counts_as_numpy_does():
+    learn = learner()
+    w = learn.model[0].weight
+    with torch.no_grad():
+        w[:5] = 0
+        w[torch.rand_like(w) < .3] = 0
+        w[:,7] = 0
+    rep = learn.sparsity_report()
+    a = w.detach().numpy()
+    r = rep[0]
+    assert (r.zeros, r.units, r.zero_units, r.zero_inputs)==((a==0).sum(), 32, (a==0).all(1).sum(), (a==0).all(0).sum())
+    assert isinstance(rep, Sparsity) and rep.share==pytest.approx((a==0).sum()/(a.size+320)) and [o.name for o in rep]==['0.weight','4.weight']
+    assert learn.sparsity_report(only='4.weight', tol=10.).share==1. and len(learn.sparsity_report(skip='0.*'))==1
+    rep.plot()
+    plt.close('all')
+    assert np.isclose(float(rep.cells(r)[3].rstrip('%')), 100*r.share, atol=.06)
