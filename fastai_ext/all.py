@@ -24,6 +24,8 @@ from .regularize.base import (Regularizer as Regularizer, Penalty as Penalty, Pr
                                         Constraint as Constraint)
 from .regularize.penalty import *
 from .regularize.prune import *
+from .regularize.find import *
+from .regularize.report import *
 from .losses.core import *
 from .losses.variants import *
 from .losses.explain import *
