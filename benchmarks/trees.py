@@ -1,75 +1,154 @@
-"""Networks, trees and their ensembles on real tables: metrics on held-out rows and seconds to fit.
+"""Each engine against the same engine used well by hand, an ensemble against its best member, and what it costs over the engine itself.
 
-    python benchmarks/trees.py --data FOLDER [--seeds 3] [--only adult]
+    python benchmarks/trees.py --data FOLDER [--seeds 3] [--only adult] [--rounds 2000] [--skip costs]
 
-FOLDER holds `adult.data` (UCI Adult, no header) and `bike_hour.csv` (UCI Bike Sharing, dates dd/mm/yy); a table that is not there is left out.
-Adult is split 70/15/15 at random for each seed, bike by time. Weights are chosen on the validation rows; every figure is of the test rows.
+FOLDER holds `adult.data` (UCI Adult, no header), `bike_hour.csv` (UCI Bike Sharing, dates dd/mm/yy), `penguins.csv` (Palmer penguins) and `nyc_weather.csv`
+(hourly weather of New York); a table that is not there is left out. Rows are split 70/15/15 at random for each seed, bike by time. Every figure is of the
+test rows, which neither stopped an engine nor chose a weight. `by hand`: the library's own calls, with native categories and early stopping on the
+same validation rows. Times are ratios of medians within one run.
 """
 import argparse, time, warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-warnings.filterwarnings('ignore', message='The given NumPy array is not writable')
-from fastai.tabular.all import (Categorify, CategoryBlock, FillMissing, IndexSplitter, Normalize, RegressionBlock, RocAucBinary, TabularPandas, accuracy,
-                                rmse, set_seed, tabular_learner)
-from fastai_ext.tabular.ensemble import ensemble
-from fastai_ext.tabular.trees import tree_learner
+warnings.filterwarnings('ignore')
+from sklearn.metrics import log_loss, mean_squared_error
+from fastai_ext.tabular.auto import fit_tabular
+from fastai_ext.tabular.dls import tabular_dls
+from fastai_ext.tabular.trees import tensors, tree_learner
 
-ADULT = 'age workclass fnlwgt education education-num marital-status occupation relationship race sex capital-gain capital-loss hours-per-week country salary'
+ADULT = ('age workclass fnlwgt education education-num marital-status occupation relationship race sex capital-gain capital-loss hours-per-week '
+         'country salary')
 
-def adult(folder, seed):
-    df = pd.read_csv(folder/'adult.data', header=None, names=ADULT.split(), skipinitialspace=True)
-    perm = np.random.RandomState(seed).permutation(len(df))
-    cats = [c for c in df.columns[:-1] if not pd.api.types.is_numeric_dtype(df[c])]
-    return df.iloc[perm].reset_index(drop=True), cats, [c for c in df.columns[:-1] if c not in cats], 'salary', CategoryBlock(), [accuracy, RocAucBinary()]
+def adult(folder):
+    return pd.read_csv(folder/'adult.data', header=None, names=ADULT.split(), skipinitialspace=True), 'salary', False
 
-def bike(folder, seed):
+def bike(folder):
     df = pd.read_csv(folder/'bike_hour.csv')
     df['cnt'] = np.log1p(df.cnt)
-    cats = ['season','yr','mnth','hr','holiday','weekday','workingday','weathersit']
-    return df, cats, ['temp','atemp','hum','windspeed'], 'cnt', RegressionBlock(), [rmse]
+    return df[['season','yr','mnth','hr','holiday','weekday','workingday','weathersit','temp','atemp','hum','windspeed','cnt']], 'cnt', True
 
-def data(make, folder, seed):
-    df,cats,conts,y,block,metrics = make(folder, seed)
+def penguins(folder): return pd.read_csv(folder/'penguins.csv').dropna(subset=['sex']).drop(columns='rowid', errors='ignore'), 'species', False
+
+def weather(folder):
+    df = pd.read_csv(folder/'nyc_weather.csv').dropna(subset=['temp'])
+    return df[['origin','month','hour','humid','wind_dir','wind_speed','pressure','visib','temp']], 'temp', False
+
+tables = dict(adult=('adult.data',adult), bike=('bike_hour.csv',bike), penguins=('penguins.csv',penguins), weather=('nyc_weather.csv',weather))
+
+def split(make, folder, seed):
+    df,y,by_time = make(folder)
+    if not by_time: df = df.sample(frac=1, random_state=seed)
+    df = df.reset_index(drop=True)
     a,b = int(.7*len(df)),int(.85*len(df))
-    to = TabularPandas(df[:b], [Categorify,FillMissing,Normalize], cats, conts, y, y_block=block, splits=IndexSplitter(range(a,b))(df[:b]), reduce_memory=False)
-    return to.dataloaders(bs=512), df[b:], metrics
+    return df[:b], range(a, b), df[b:], y
 
-def one(make, folder, seed):
-    dls,test,metrics = data(make, folder, seed)
-    set_seed(seed)
-    learn = tabular_learner(dls, metrics=metrics)
-    models,secs = {'NN, 5 epochs': (learn, lambda: learn.fit_one_cycle(5, 1e-2))},{}
-    for nm,label in dict(dt='decision tree', rf='random forest', extra='extra trees', hist='histogram boosting').items():
-        tl = tree_learner(dls, nm, metrics=metrics, seed=seed)
-        models[label] = tl,tl.fit
-    for nm,(m,fit) in models.items():
-        with m.no_bar(), m.no_logging(): start = time.perf_counter(); fit(); secs[nm] = time.perf_counter()-start
-    get = {nm:m for nm,(m,_) in models.items()}
-    groups = {'NN + forest': ['NN, 5 epochs','random forest'], 'all five': list(get)}
+def score(p, y): return log_loss(y, p, labels=range(p.shape[1])) if p.shape[1] > 1 else mean_squared_error(y, p)**.5
+
+def arrays(dls, ds, is_class):
+    (c,x),(y,) = tensors(ds, is_class)
+    return c.numpy(), x.numpy(), y.numpy().ravel()
+
+def by_hand(name, train, valid, test, is_class, seed, rounds, patience=50):
+    "Predictions of the library itself"
+    def codes(c):
+        c = c.astype('float32')
+        c[c==0] = np.nan
+        return c
+    full = lambda d: np.concatenate([codes(d[0]), d[1]], 1)
+    k,cats = train[0].shape[1],list(range(train[0].shape[1]))
+    if name=='hist':
+        from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+        m = (HistGradientBoostingClassifier if is_class else HistGradientBoostingRegressor)(
+            max_iter=rounds, learning_rate=.06, early_stopping=True, n_iter_no_change=patience, scoring='loss', tol=0, random_state=seed,
+            categorical_features=cats)
+        m.fit(full(train), train[2], X_val=full(valid), y_val=valid[2])
+    elif name=='xgb':
+        import xgboost as xgb
+        m = (xgb.XGBClassifier if is_class else xgb.XGBRegressor)(n_estimators=rounds, learning_rate=.06, early_stopping_rounds=patience, random_state=seed,
+                                                                  feature_types=['c']*k+['q']*train[1].shape[1], enable_categorical=True)
+        m.fit(full(train), train[2], eval_set=[(full(valid),valid[2])], verbose=False)
+    elif name=='lgbm':
+        import lightgbm as lgb
+        m = (lgb.LGBMClassifier if is_class else lgb.LGBMRegressor)(n_estimators=rounds, learning_rate=.06, random_state=seed, verbose=-1)
+        m.fit(full(train), train[2], eval_set=[(full(valid),valid[2])], categorical_feature=cats, callbacks=[lgb.early_stopping(patience, verbose=False)])
+    elif name=='catboost':
+        from catboost import CatBoostClassifier, CatBoostRegressor
+        frame = lambda d: pd.concat([pd.DataFrame(d[0]), pd.DataFrame(d[1], columns=range(k, k+d[1].shape[1]))], axis=1)
+        m = (CatBoostClassifier if is_class else CatBoostRegressor)(iterations=rounds, random_seed=seed, verbose=False, allow_writing_files=False,
+                                                                    cat_features=cats)
+        m.fit(frame(train), train[2], eval_set=(frame(valid),valid[2]), early_stopping_rounds=patience)
+        full = frame
+    else:
+        from sklearn import ensemble
+        m = getattr(ensemble, dict(rf='RandomForest', extra='ExtraTrees')[name]+('Classifier' if is_class else 'Regressor'))(
+            100, min_samples_leaf=5, max_features='sqrt' if is_class else dict(rf=.5, extra=1.)[name], n_jobs=-1, random_state=seed)
+        full = lambda d: np.concatenate(d[:2], 1).astype('float32')
+        m.fit(full(train), train[2])
+    return m.predict_proba(full(test)) if is_class else m.predict(full(test)).reshape(-1,1)
+
+def one(make, folder, seed, rounds, names, members, limit):
+    df,held,test,y = split(make, folder, seed)
+    dls = tabular_dls(df, y, valid=held, seed=seed)
+    is_class = hasattr(dls, 'vocab') and pd.api.types.is_string_dtype(df[y])
     rows = {}
-    for label,names in groups.items():
-        for how in ('mean','auto'):
-            start = time.perf_counter()
-            nm = f"{label}, {'weighted' if how=='auto' else how}"
-            rows[nm] = ens = ensemble(*(get[n] for n in names), weights=how, names=names, on=.99)  # the report is of the test rows
-            secs[nm] = time.perf_counter()-start
-    first = ensemble(*get.values(), weights='mean')
-    test_dl,out = first.test_dl(test),{}
-    for nm,m in (get|rows).items(): out[nm] = [float(v) for v in m.validate(dl=test_dl)[1:]] + [secs[nm]]
-    return pd.DataFrame.from_dict(out, orient='index', columns=[m.name.lstrip('_') for m in learn.metrics]+['seconds']), ens.weights
+    for name in names:
+        tl = tree_learner(dls, name, seed=seed, **({} if name in ('rf','extra') else dict(n_estimators=rounds)))
+        with tl.no_bar(), tl.no_logging(): tl.fit()
+        p,t = (o.numpy() for o in tl.get_preds(dl=test))
+        parts = [arrays(dls, ds, is_class) for ds in (dls.train_ds, dls.valid_ds, tl.test_dl(test).dataset)]
+        hand = by_hand(name, *parts, is_class, seed, rounds)
+        rows[f'{name}: ours'],rows[f'{name}: by hand'] = score(p, t.ravel()),score(hand, t.ravel())
+    start = time.perf_counter()
+    ens = fit_tabular(df, y, models=members, valid=0, folds=4, time_limit=limit, seed=seed, verbose=False)
+    board = ens.scores(test).loss
+    for n in board.index: rows[f'ensemble table: {n}'] = board[n] if is_class else board[n]**.5
+    rows['ensemble seconds'] = time.perf_counter()-start
+    return rows
+
+def median(f, n=7):
+    f()
+    times = []
+    for _ in range(n):
+        start = time.perf_counter()
+        f()
+        times.append(time.perf_counter()-start)
+    return float(np.median(times))
+
+def costs(make, folder, rounds=200):
+    "Ratios to the engine on the same arrays, and milliseconds for one row"
+    df,held,test,y = split(make, folder, 0)
+    dls = tabular_dls(df, y, valid=held)
+    out = {}
+    for name in ('rf','hist','xgb','lgbm','catboost'):
+        tl = tree_learner(dls, name, **({} if name=='rf' else dict(n_estimators=rounds)))
+        with tl.no_bar(), tl.no_logging():
+            tl.fit(patience=None)
+            x,ty,*_ = tl.train_arrays()
+            fit = median(lambda tl=tl: tl.fit(patience=None), 3)/median(lambda tl=tl, x=x, ty=ty: tl.model.engine.fresh().fit(x, ty), 3)
+            batch = tl.encode(test)[0]
+            pred = median(lambda tl=tl: tl.get_preds(dl=test))/median(lambda tl=tl, batch=batch: tl.model.engine.predict(batch))
+            row = test.iloc[0].to_dict()
+            out[name] = fit,pred,1000*median(lambda tl=tl, row=row: tl.predict(row), 20)
+    return pd.DataFrame(out, index=['fit, ratio','batch from a frame, ratio','one row, ms']).T.round(2)
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--data', type=Path, required=True)
     p.add_argument('--seeds', type=int, default=3)
-    p.add_argument('--only')
+    p.add_argument('--rounds', type=int, default=2000)
+    p.add_argument('--engines', nargs='+', default=['rf','extra','hist','xgb','lgbm','catboost'])
+    p.add_argument('--members', nargs='+', default=['lgbm','hist','catboost','rf','extra','xgb','network'])
+    p.add_argument('--limit', type=float, help='seconds for fit_tabular')
+    p.add_argument('--only', nargs='+')
+    p.add_argument('--skip', choices=['costs','scores'])
     args = p.parse_args()
-    for name,make,file in (('adult',adult,'adult.data'), ('bike',bike,'bike_hour.csv')):
-        if args.only not in (None,name) or not (args.data/file).exists(): continue
-        runs = [one(make, args.data, s) for s in range(args.seeds)]
-        print(f"\n{name}: mean of {args.seeds} seeds, test rows\n{(sum(r for r,_ in runs)/len(runs)).round(4)}")
-        print(f"\nweights: {dict((sum(w for _,w in runs)/len(runs)).round(3))}", flush=True)
+    for name,(file,make) in tables.items():
+        if args.only and name not in args.only or not (args.data/file).exists(): continue
+        if args.skip != 'scores':
+            runs = pd.DataFrame([one(make, args.data, s, args.rounds, args.engines, args.members, args.limit) for s in range(args.seeds)])
+            print(f"\n{name}: log loss or RMSE on test rows, {args.seeds} seeds\n{pd.DataFrame(dict(mean=runs.mean(), std=runs.std())).round(4)}", flush=True)
+        if args.skip != 'costs': print(f"\n{name}: cost over the engine\n{costs(make, args.data)}", flush=True)
 
 if __name__ == '__main__': main()

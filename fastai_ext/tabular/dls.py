@@ -33,6 +33,9 @@ def kind_of(col):
         inferred = kinds.infer_dtype(col, skipna=True)
         if inferred in ('integer','floating','mixed-integer-float','decimal'): return 'number'
         if inferred in ('datetime64','datetime','date'): return 'date'
+        first = next((o for o in col if not kinds.is_scalar(o)), None)
+        if inferred=='mixed' and isinstance(first, (list,dict,set,np.ndarray)):
+            raise ValueError(f"column '{col.name}' holds {type(first).__name__}s, which are no levels; take it apart")
     return 'level'
 
 def numbers(col):
