@@ -6,7 +6,7 @@
 __all__ = ['symmetric_kl', 'entropy', 'jacobian_norm2', 'class_axis', 'LossTerm', 'RDrop', 'JacobianPenalty', 'ConfidencePenalty']
 
 # %% ../../nbs/regularize/consistency.ipynb #7a6bf85e
-import math
+import math,zlib
 
 import torch
 import torch.nn.functional as F
@@ -104,7 +104,9 @@ class LossTerm(Callback):
     @property
     def now(self): "The strength at this moment"; return self.opt.hypers[-1].get(self.label, 0.)
     @property
-    def seed_now(self): "Of the random numbers in this batch: the same in a fit that is resumed"; return self.seed*1_000_003 + self.epoch*self.n_iter + self.iter
+    def seed_now(self):
+        "Of the random numbers in this batch: the same in a fit that is resumed, and not by chance that of `set_seed`"
+        return zlib.crc32(f'{self.label} {self.seed} {self.epoch*self.n_iter + self.iter}'.encode())
 
     def after_loss(self):
         if self.now: self.learn.loss_grad = self.loss_grad + self.term()

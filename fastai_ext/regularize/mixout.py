@@ -18,6 +18,7 @@ from torch import nn
 
 from ..keep.checkpoint import found_beside,in_fit,resumes
 from ..model.weights import unwrap,weights
+from .again import seed_inside
 
 # %% ../../nbs/regularize/mixout.ipynb #61e4f289
 def mixout(
@@ -91,8 +92,7 @@ class Mixout(Callback):
     def mixed(self):
         "The chosen weights that are trained, mixed, by name"
         named = dict(unwrap(self.model).named_parameters())
-        rng = torch.get_rng_state()
-        seed = zlib.crc32(rng.numpy().tobytes()) + self.epoch*self.n_iter + self.iter + 1_000_003*self.seed  # the same in a second pass that starts from the same numbers
+        seed = zlib.crc32(f'mixout {self.seed} {self.epoch*self.n_iter + self.iter} {seed_inside()}'.encode())  # the same in a fit that is resumed
         makers,res = {},{}
         for n in self._names:
             w = named[n]

@@ -64,7 +64,7 @@ class SAM(Callback):
     def after_backward(self):
         if self._start is not None and self._backed:
             mixed = [(cb, dict(vars(cb))) for cb in self.learn.cbs if isinstance(cb, MixHandler)]  # the mixture of this batch
-            self._batches.append((self._start, self.xb, self.yb, mixed))
+            self._batches.append((self._start, self.iter, self.xb, self.yb, mixed))
         self._start = None
 
     def before_step(self):
@@ -113,10 +113,10 @@ class SAM(Callback):
         "Gradients of the batches at the weights as they are now, with the random numbers of the first pass"
         scaler = getattr(self.learn, 'scaler', None)
         with batch_kept(self.learn), untraced(self.model):
-            for start,xb,yb,mixed in batches:
+            for start,number,xb,yb,mixed in batches:
                 start.back()
                 for cb,state in mixed: vars(cb).update(state)
-                self.learn.xb,self.learn.yb = xb,yb
+                self.learn.iter,self.learn.xb,self.learn.yb = number,xb,yb
                 loss = loss_again(self.learn, but=self)
                 (loss if scaler is None else scaler.scale(loss)).backward()
 

@@ -1,0 +1,437 @@
+"SAM, ASAM, R-Drop, the Jacobian and confidence penalties, Mixout and WeightDecay against formulas written apart, and at the places where they usually break"
+import copy, math
+from functools import partial
+
+import pytest, torch
+from torch import nn
+import fastai.callback.progress  # noqa: F401  gives a learner `no_bar`
+from fastai.callback.core import Callback
+from fastai.callback.fp16 import NonNativeMixedPrecision
+from fastai.callback.mixup import MixUp
+from fastai.callback.schedule import ParamScheduler, SchedLin, combined_cos
+from fastai.callback.tracker import SaveModelCallback
+from fastai.callback.training import GradientAccumulation, GradientClip
+from fastai.data.core import DataLoaders
+from fastai.data.load import DataLoader
+from fastai.learner import Learner
+from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
+from fastai.optimizer import Adam, OptimWrapper, SGD
+from fastai.torch_core import set_seed
+
+from fastai_ext.contract.harness import contract_learner, weights_of
+from fastai_ext.contract.steps import CPUMixedPrecision
+from fastai_ext.regularize.consistency import ConfidencePenalty, JacobianPenalty, RDrop, class_axis
+from fastai_ext.regularize.decay import WeightDecay
+from fastai_ext.regularize.mixout import Mixout
+from fastai_ext.regularize.penalty import L2
+from fastai_ext.regularize.sharpness import ASAM, SAM
+
+def fit(learn, *args, **kwargs):
+    with learn.no_bar(), learn.no_logging(): learn.fit(*args, **kwargs)
+    return learn
+
+def data(n=16, y=None, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 4, generator=g)
+    return x,torch.randint(3, (n,), generator=g) if y is None else y
+
+def net(p=0., bn=False): return nn.Sequential(nn.Linear(4,8), *([nn.BatchNorm1d(8)] if bn else []), nn.Tanh(), nn.Dropout(p), nn.Linear(8,3))
+
+def learner(*cbs, model=None, batches=None, opt_func=SGD, loss=None, seed=0, **kwargs):
+    set_seed(seed)
+    model,batches = net() if model is None else model,[data()] if batches is None else batches
+    return Learner(DataLoaders(batches, batches), model, loss or CrossEntropyLossFlat(), opt_func=opt_func, cbs=cbs, **kwargs)
+
+def seeded(make, seed=3):
+    set_seed(seed)
+    return make()
+
+class Grads(Callback):
+    "What the optimizer is given"
+    order = 95
+    def before_fit(self): self.seen = []
+    def before_step(self): self.seen.append([p.grad.clone() for p in self.learn.model.parameters()])
+
+def given(*cbs, **kwargs):
+    learn = learner(*cbs, Grads(), **kwargs)
+    return fit(learn, 1, 0.).grads.seen
+
+def close(a, b, tol=1e-5):
+    for x,y in zip(a, b, strict=True): torch.testing.assert_close(x, y, rtol=tol, atol=tol*.1)
+
+# SAM: the algorithm of Foret et al., written with autograd alone
+
+def sam_gradient(model, batches, rho, loss=nn.CrossEntropyLoss(), eta=None, l2=0.):
+    "Mean gradient over `batches` at the worst place within `rho`"
+    model = copy.deepcopy(model)
+    ps = list(model.parameters())
+    def grad():
+        gs = [torch.autograd.grad(loss(model(x), y), ps) for x,y in batches]
+        return [sum(g)/len(gs) for g in zip(*gs)]
+    g,w = grad(),[p.detach().clone() for p in ps]
+    T = [torch.ones_like(p) if eta is None or p.ndim==1 else p.detach().abs()+eta for p in ps]
+    norm = math.sqrt(sum((t*o).square().sum().item() for t,o in zip(T, g)))
+    for p,t,o in zip(ps, T, g): p.data += rho*t**2*o/norm
+    res = grad()
+    return [r + (l2*o if o.ndim > 1 else 0) for r,o in zip(res, w)]
+
+four = [data(8, seed=i) for i in range(4)]
+fp16 = {'plain': [], 'scaler': [CPUMixedPrecision]}
+
+@pytest.mark.parametrize('precision', fp16)
+@pytest.mark.parametrize('cb,kw', [(SAM(.3), dict(rho=.3)), (ASAM(1.), dict(rho=1., eta=.01))], ids=['SAM', 'ASAM'])
+def test_sam_gradient(cb, kw, precision):
+    extra = [o() for o in fp16[precision]]
+    learn = learner(cb, Grads(), *extra)
+    want = sam_gradient(learn.model, [data()], **kw)
+    close(fit(learn, 1, 0.).grads.seen[0], want)
+    learn = learner(copy.deepcopy(cb), Grads(), GradientAccumulation(32), *[o() for o in fp16[precision]], batches=four)
+    want = sam_gradient(learn.model, four, **kw)  # one direction for all four
+    close(fit(learn, 1, 0.).grads.seen[0], want)
+
+def test_penalties_and_clipping_see_the_new_gradient():
+    learn = learner(SAM(.3), L2(.5), Grads())
+    want = sam_gradient(learn.model, [data()], .3, l2=.5)
+    close(fit(learn, 1, 0.).grads.seen[0], want)
+    clipped = given(SAM(.3), L2(50.), GradientClip(.1))[0]
+    assert torch.cat([g.flatten() for g in clipped]).norm().item()==pytest.approx(.1, rel=1e-3)
+
+def test_rho_by_group_and_schedule():
+    seen = []
+    class Rho(Callback):
+        def after_batch(self): seen.append([h['rho'] for h in self.opt.hypers])
+    for opt in (SGD, partial(OptimWrapper, opt=torch.optim.SGD)):
+        seen.clear()
+        split = lambda m: [list(m[0].parameters()), list(m[-1].parameters())]
+        learn = learner(SAM([0., .3]), Grads(), splitter=split, opt_func=opt)
+        body = copy.deepcopy(learn.model)
+        fit(learn, 1, 0.)
+        g0 = torch.autograd.grad(nn.CrossEntropyLoss()(body(data()[0]), data()[1]), list(body.parameters()))
+        norm = torch.cat([g.flatten() for g in g0]).norm()
+        for p,g in list(zip(body.parameters(), g0))[2:]: p.data += .3*g/norm
+        close(learn.grads.seen[0], torch.autograd.grad(nn.CrossEntropyLoss()(body(data()[0]), data()[1]), list(body.parameters())))
+        seen.clear()
+        fit(learner(SAM(.1), Rho(), batches=four*2, opt_func=opt), 1, 0., cbs=ParamScheduler({'rho': SchedLin(0., .8)}))
+        trained = seen[:8]
+        assert [r[0] for r in trained]==pytest.approx([.1*i for i in range(8)])
+
+class Watch(nn.Module):
+    "Notes how often, and with which mask, it is passed"
+    def __init__(self): super().__init__(); self.masks = []
+    def forward(self, x):
+        if not self.training: return x
+        m = torch.rand(x.shape)
+        self.masks.append(m)
+        return x*(m > .3)
+
+def test_sam_one_mask_and_one_count():
+    watch = Watch()
+    model = nn.Sequential(nn.Linear(4,8), nn.BatchNorm1d(8), watch, nn.Linear(8,3))
+    rng = []
+    class Rng(Callback):
+        order = 99
+        def after_batch(self): rng.append(torch.get_rng_state())
+    learn = fit(learner(SAM(.5), Rng(), model=model, batches=four), 1, 0.)
+    plain = fit(learner(Rng(), model=nn.Sequential(nn.Linear(4,8), nn.BatchNorm1d(8), Watch(), nn.Linear(8,3)), batches=four), 1, 0.)
+    assert len(watch.masks)==8 and all(torch.equal(a, b) for a,b in zip(watch.masks[::2], watch.masks[1::2]))
+    assert not torch.equal(watch.masks[0], watch.masks[2]) and len(plain.model[2].masks)==4
+    assert int(learn.model[1].num_batches_tracked)==4
+    assert all(torch.equal(a, b) for a,b in zip(rng[:len(rng)//2], rng[len(rng)//2:]))
+
+def test_sam_statistics_are_those_of_one_pass():
+    a,b = (fit(learner(*cbs, model=seeded(lambda: net(bn=True)), batches=four), 1, 0.) for cbs in ([SAM(.5)], []))
+    for (n,x),(_,y) in zip(a.model.named_buffers(), b.model.named_buffers()): assert torch.equal(x, y), n
+
+@pytest.mark.parametrize('opt', [Adam, partial(OptimWrapper, opt=torch.optim.AdamW)], ids=['Adam', 'AdamW'])
+@pytest.mark.parametrize('zero', [lambda: SAM(0.), lambda: ASAM(0.), lambda: RDrop(0.), lambda: JacobianPenalty(0.), lambda: ConfidencePenalty(0.), lambda: Mixout(0.), lambda: SAM([0.])])
+def test_strength_0_is_the_base(zero, opt):
+    a,b = (fit(learner(*cbs, model=None, batches=four, opt_func=opt), 2, .01) for cbs in ([zero()], []))
+    assert all(torch.equal(x, y) for x,y in zip(a.model.parameters(), b.model.parameters()))
+
+@pytest.mark.parametrize('exc', [KeyboardInterrupt, RuntimeError])
+def test_weights_come_back_after_an_error_in_the_second_pass(exc):
+    class Fail(nn.Module):
+        n = 0
+        def forward(self, x):
+            self.n += 1
+            if self.n==2: raise exc('made for the test')
+            return x
+    model = nn.Sequential(nn.Linear(4,8), nn.BatchNorm1d(8), Fail(), nn.Linear(8,3))
+    learn = learner(SAM(5.), model=model)
+    before = {n: p.detach().clone() for n,p in model.named_parameters()}
+    with pytest.raises(exc): fit(learn, 1, .1)
+    assert all(torch.equal(p, before[n]) for n,p in model.named_parameters()) and int(model[1].num_batches_tracked)==1
+
+def test_an_overflow_in_the_second_pass_cancels_the_step():
+    class Steep(nn.Module):
+        n = 0
+        def forward(self, x):
+            if self.training: self.n += 1
+            return x*(1e38 if self.n==2 else 1.)
+    learn = learner(SAM(.1), CPUMixedPrecision(), model=nn.Sequential(nn.Linear(4,3), Steep()), batches=four)
+    scales = []
+    class Scale(Callback):
+        order = 90
+        def after_batch(self):
+            if self.training: scales.append((self.learn.scaler.get_scale(), self.learn.model[0].weight.detach().clone()))
+    w = learn.model[0].weight.detach().clone()
+    fit(learn, 1, .1, cbs=Scale())
+    assert scales[0][0]==65536/2 and torch.equal(scales[0][1], w) and not torch.equal(scales[1][1], w)
+
+def test_sam_under_mixup_takes_the_same_mixture():
+    class Losses(Callback):
+        order = 5.5
+        def before_fit(self): self.seen = []
+        def after_loss(self):
+            if self.training: self.seen.append(self.learn.loss_grad.item())
+    batches = [data(8, seed=i) for i in range(2)]
+    learn = fit(learner(SAM(1e-7), MixUp(), Losses(), GradientAccumulation(16), batches=batches), 1, 0.)
+    first,second = learn.losses.seen[:2],learn.losses.seen[2:4]
+    assert first==pytest.approx(second, rel=1e-4)
+
+def test_sam_with_everything(tmp_path):
+    "Other terms in the loss are asked again, and the losses recorded are those of the first pass at the present weights"
+    learn = fit(learner(SAM(.1), RDrop(1.), JacobianPenalty(.1), ConfidencePenalty(.1), Mixout(.2), WeightDecay(.1), model=net(.3, bn=True), batches=four), 2, .05)
+    assert all(p.isfinite().all() for p in learn.model.parameters()) and int(learn.model[1].num_batches_tracked)==8
+
+def test_sam_refuses():
+    learn = learner(SAM(), NonNativeMixedPrecision())
+    learn.create_opt()
+    with pytest.raises(ValueError, match='to_fp16'): learn.sam.before_fit()
+    with pytest.raises(ValueError, match='remove one'): fit(learner(SAM(), ASAM()), 1)
+    emb = nn.Sequential(nn.Embedding(5, 3, sparse=True), nn.Flatten(), nn.Linear(12,3))
+    with pytest.raises(ValueError, match='sparse=False'): fit(learner(SAM(), model=emb, batches=[(torch.randint(5,(8,4)), torch.randint(3,(8,)))]), 1)
+
+# terms
+
+class Terms(Callback):
+    "The loss minimized, unscaled, and the one shown"
+    order = 5.5
+    def before_fit(self): self.seen = []
+    def after_loss(self):
+        if self.training: self.seen.append((self.learn.loss_grad.item(), self.learn.loss.item(), self.learn.pred.detach().clone()))
+
+def test_confidence_and_jacobian_terms():
+    x,y = data()
+    for cb,term in ((ConfidencePenalty(.7), lambda m,z: -.7*torch.distributions.Categorical(logits=z).entropy().mean()),
+                    (JacobianPenalty(.7, n_proj=3), lambda m,z: .35*torch.func.vmap(torch.func.jacrev(m))(x).square().sum((1,2)).mean())):
+        learn = learner(cb, Grads(), Terms())
+        m = copy.deepcopy(learn.model)
+        z = m(x)
+        base = nn.CrossEntropyLoss()(z, y)
+        want = base + term(m.eval(), z)
+        fit(learn, 1, 0.)
+        got,shown,_ = learn.terms.seen[0]
+        assert got==pytest.approx(want.item(), rel=1e-5) and shown==pytest.approx(base.item(), rel=1e-6)
+        gs = torch.autograd.grad(want, list(m.parameters()), allow_unused=True)
+        close(learn.grads.seen[0], [torch.zeros_like(p) if g is None else g for p,g in zip(m.parameters(), gs)], 1e-4)
+
+def test_rdrop_term():
+    "Against the loss of the paper for the two masks that were drawn"
+    class Masks(nn.Module):
+        def __init__(self): super().__init__(); self.seen = []
+        def forward(self, x):
+            if not self.training: return x
+            m = (torch.rand(x.shape) > .5).float()*2
+            self.seen.append(m)
+            return x*m
+    masks = Masks()
+    model = nn.Sequential(nn.Linear(4,8), nn.BatchNorm1d(8), masks, nn.Linear(8,3))
+    learn = learner(RDrop(.8), Grads(), Terms(), model=model)
+    m,(x,y) = copy.deepcopy(model),data()
+    fit(learn, 1, 0.)
+    assert len(masks.seen)==2 and not torch.equal(*masks.seen) and int(model[1].num_batches_tracked)==1
+    z = [m[3](m[1](m[0](x))*k) for k in masks.seen]
+    ce = [nn.CrossEntropyLoss()(o, y) for o in z]
+    p,q = (o.log_softmax(1) for o in z)
+    kl = lambda a,b: nn.functional.kl_div(b, a, reduction='batchmean', log_target=True)
+    want = (ce[0]+ce[1])/2 + .8*(kl(p,q)+kl(q,p))/2
+    assert learn.terms.seen[0][0]==pytest.approx(want.item(), rel=1e-5)
+    close(learn.grads.seen[0], torch.autograd.grad(want, list(m.parameters())), 1e-4)
+
+@pytest.mark.parametrize('term', [lambda: ConfidencePenalty(.5), lambda: JacobianPenalty(.5, n_proj=3)], ids=['confidence', 'jacobian'])
+@pytest.mark.parametrize('precision', fp16)
+def test_a_term_counts_once(term, precision):
+    "Under accumulation, a loss scale, both, and with a last batch that is smaller"
+    mk = lambda *cbs, batches: given(*cbs, *[o() for o in fp16[precision]], batches=batches)
+    a,b = mk(term(), batches=[data(32)]),mk(batches=[data(32)])
+    x,y = data(32)
+    for sizes in ([8]*4, [12,12,8]):
+        parts = list(zip(x.split(sizes), y.split(sizes)))
+        c,d = mk(term(), GradientAccumulation(32), batches=parts),mk(GradientAccumulation(32), batches=parts)
+        for p,q,r,s in zip(a[0], b[0], c[0], d[0]): torch.testing.assert_close(p-q, r-s, rtol=1e-4, atol=1e-6)
+
+def test_rdrop_passes_over_ignored_targets():
+    class Token(nn.Module):
+        def __init__(self): super().__init__(); self.lin = nn.Linear(4,3); self.drop = nn.Dropout(.5)
+        def forward(self, x): return self.lin(self.drop(x))
+    set_seed(0)
+    x,y = torch.randn(6,5,4),torch.randint(3,(6,5))
+    y[:,2:] = -100
+    def term(x):
+        learn = learner(RDrop(3.), Grads(), model=seeded(Token), batches=[(x,y)], loss=CrossEntropyLossFlat(ignore_index=-100))
+        return fit(learn, 1, 0.).grads.seen[0]
+    z = x.clone(); z[:,2:] = 0  # what is at ignored places has no say
+    keep = term(x)
+    for p,q in zip(keep, term(z)): torch.testing.assert_close(p, q)
+
+def test_class_axis():
+    from fastai.losses import FocalLossFlat, LabelSmoothingCrossEntropyFlat
+    assert [class_axis(o) for o in (CrossEntropyLossFlat(), CrossEntropyLossFlat(axis=1), nn.CrossEntropyLoss(), nn.functional.cross_entropy, nn.NLLLoss(), FocalLossFlat(),
+                                    LabelSmoothingCrossEntropyFlat(), BCEWithLogitsLossFlat(), nn.BCEWithLogitsLoss())]==[-1, 1, 1, 1, 1, -1, -1, None, None]
+    with pytest.raises(ValueError, match='axis='): class_axis(MSELossFlat())
+    learn = fit(learner(RDrop(1., axis='binary'), model=net(.5), loss=MSELossFlat(), batches=[(data()[0], torch.randn(16,3))]), 1)
+    assert all(p.isfinite().all() for p in learn.model.parameters())
+
+bad = {'sam': lambda: SAM(-1.), 'sam nan': lambda: SAM(float('nan')), 'sam text': lambda: SAM('a lot'), 'sam slice': lambda: SAM(slice(-1,1)), 'asam': lambda: ASAM(.5, -1), 'rdrop': lambda: RDrop(-1),
+       'rdrop inf': lambda: RDrop(math.inf), 'jacobian': lambda: JacobianPenalty(-1), 'n_proj': lambda: JacobianPenalty(n_proj=0), 'confidence': lambda: ConfidencePenalty(True),
+       'mixout': lambda: Mixout(1.), 'decay': lambda: WeightDecay(-.1), 'decay how': lambda: WeightDecay(how='both')}
+@pytest.mark.parametrize('name', bad)
+def test_bad_input(name):
+    with pytest.raises(ValueError, match='give'): bad[name]()
+
+def test_bad_fits():
+    for cb in (RDrop(), ConfidencePenalty()):
+        with pytest.raises(ValueError, match='axis='): fit(learner(cb, loss=MSELossFlat(), model=net(.5), batches=[(data()[0], torch.randn(16,3))]), 1)
+    with pytest.raises(ValueError, match='nothing in the model is random'): fit(learner(RDrop()), 1)
+    ids = [(torch.randint(5,(8,4)), torch.randint(3,(8,)))]
+    with pytest.raises(ValueError, match='no input is a floating point tensor'): fit(learner(JacobianPenalty(), model=nn.Sequential(nn.Embedding(5,3), nn.Flatten(), nn.Linear(12,3)), batches=ids), 1)
+    with pytest.raises(ValueError, match='leave no weight to mix'): fit(learner(Mixout(skip='*')), 1)
+    with pytest.raises(ValueError, match='leave no weight to decay'): fit(learner(WeightDecay(skip='*')), 1)
+    with pytest.raises(ValueError, match='has no hyper-parameter wd'): fit(learner(WeightDecay(.1), opt_func=partial(OptimWrapper, opt=torch.optim.Rprop)), 1)
+
+@pytest.mark.parametrize('cb', [lambda: RDrop(2.), lambda: JacobianPenalty(.5), lambda: ConfidencePenalty(.5), lambda: SAM(.5)], ids=['rdrop', 'jacobian', 'confidence', 'sam'])
+def test_losses_are_those_of_the_data(cb):
+    a,b = (fit(learner(*cbs, model=seeded(lambda: nn.Sequential(nn.Linear(4,3), nn.Dropout(.2))), batches=four), 2, 0.) for cbs in ([cb()], []))
+    assert [r[1] for r in a.recorder.values]==[r[1] for r in b.recorder.values]
+    assert a.recorder.losses==b.recorder.losses
+
+# Mixout
+
+def test_mixout_mixes_and_leaves_weights_alone():
+    model = net()
+    seen = []
+    model[0].register_forward_hook(lambda m,i,o: seen.append((m.training, m.weight.detach().clone())))
+    learn = learner(Mixout(.4), model=model, batches=four)
+    start = model[0].weight.detach().clone()
+    class Shift(Callback):
+        def before_train(self): self.learn.model[0].weight.data.add_(1.)
+    fit(learn, 1, 0., cbs=Shift())
+    train,valid = [w for t,w in seen if t],[w for t,w in seen if not t]
+    assert len(train)==4 and all(torch.equal(w, start+1) for w in valid) and torch.equal(model[0].weight, start+1)
+    for w in train:
+        back,away = torch.isclose(w, start),torch.isclose(w, start + 1/.6)
+        assert (back | away).all() and back.any() and away.any()
+    assert not torch.equal(train[0], train[1])
+    close([torch.stack(train).mean()], [(start+1).mean()], .3)
+
+def test_mixout_killed_and_resumed(tmp_path):
+    class Killed(Exception): pass
+    class Kill(Callback):
+        order = 80
+        def after_backward(self):
+            if self.epoch==2: raise Killed('made for the test')
+    mk = lambda *cbs, seed=0: learner(*cbs, batches=four, path=tmp_path, opt_func=partial(SGD, mom=.9), seed=seed)
+    whole = fit(mk(Mixout(.5)), 4, .1)
+    with pytest.raises(Killed): fit(mk(Mixout(.5), SaveModelCallback(every_epoch=True, with_opt=True), Kill()), 4, .1)
+    resumed = fit(mk(seed=4).load('model_1'), 4, .1, cbs=Mixout(.5), start_epoch=2)
+    for a,b in zip(whole.model.parameters(), resumed.model.parameters()): torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+def test_mixout_freezes_nothing_and_moves_nothing_frozen():
+    learn = learner(Mixout(.5), batches=four, splitter=lambda m: [list(m[0].parameters()), list(m[-1].parameters())])
+    learn.freeze()
+    w = learn.model[0].weight.detach().clone()
+    fit(learn, 2, .1)
+    assert torch.equal(learn.model[0].weight, w) and 'forward' not in vars(learn.model)
+
+# weight decay
+
+class Everything(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.emb,self.lstm,self.gn,self.ln = nn.Embedding(7,4),nn.LSTM(4,6,batch_first=True),nn.GroupNorm(2,6),nn.LayerNorm(6)
+        self.rms,self.bn,self.out = nn.RMSNorm(6),nn.BatchNorm1d(6),nn.Linear(6,3)
+    def forward(self, x): return self.out(self.bn(self.rms(self.ln(self.gn(self.lstm(self.emb(x))[0][:,-1])))))
+
+tokens = [(torch.randint(7,(8,5), generator=torch.Generator().manual_seed(i)), torch.arange(8)%3) for i in range(3)]
+optimizers = {'Adam': Adam, 'SGD': partial(SGD, mom=.9), 'AdamW': partial(OptimWrapper, opt=torch.optim.AdamW), 'torch SGD': partial(OptimWrapper, opt=torch.optim.SGD)}
+
+def everything(*cbs, opt, **kwargs): return learner(*cbs, model=Everything(), batches=tokens, opt_func=optimizers[opt], **kwargs)
+
+class NoGrad(Callback):
+    "Gradients of zero, so that decay alone moves the weights"
+    order = 12
+    def before_step(self):
+        for p in self.learn.model.parameters():
+            if p.grad is not None: p.grad.zero_()
+
+@pytest.mark.parametrize('opt', optimizers)
+@pytest.mark.parametrize('right', [False, True], ids=['as it is', 'WeightDecay'])
+def test_the_report_is_what_happens(opt, right):
+    set_seed(0)
+    cbs = [WeightDecay(how='decoupled' if opt=='torch SGD' else None)] if right else []
+    learn = everything(*cbs, NoGrad(), opt=opt, wd=.3)
+    for p in learn.model.parameters(): p.data.fill_(1.)
+    sched = ParamScheduler({'lr': combined_cos(.3, .01, .1, .001)})
+    fit(learn, 2, .1, cbs=sched)
+    report = learn.decay_report()
+    for w,r in zip(__import__('fastai_ext.model.weights', fromlist=['weights']).weights(learn), report, strict=True):
+        left = w.data.mean().item()
+        assert left==pytest.approx((1-r.per_epoch)**2, rel=1e-4), (r.name, left)
+        assert r.decays==(left < 1)
+        if right: assert r.decays==r.usual, r.name
+    odd = {r.name.split('.')[0] for r in report if r.decays != r.usual}
+    if not right: assert odd==({'lstm','gn','ln','rms','bn','out'} if 'torch' in opt or opt=='AdamW' else {'lstm','gn','rms'})
+
+def test_frozen_weights_that_go_on_decaying():
+    def run(*cbs):
+        learn = learner(*cbs, batches=four, opt_func=Adam, wd=.5, splitter=lambda m: [list(m[0].parameters()), list(m[-1].parameters())])
+        fit(learn, 1, .1)
+        learn.freeze()
+        w = learn.model[0].weight.detach().clone()
+        row = learn.decay_report()[0]
+        fit(learn, 1, .1)
+        return torch.equal(w, learn.model[0].weight),row
+    still,row = run()
+    assert not still and row.decays and 'goes on decaying' in row.why
+    still,row = run(WeightDecay())
+    assert still and not row.decays and row.why=='frozen'
+
+def test_report_changes_nothing_and_needs_no_fit():
+    learn = everything(opt='Adam', wd=.1)
+    assert len(learn.decay_report(lr=.1)) and learn.opt is None
+    fit(learn, 1, .1)
+    lrs = [dict(h) for h in learn.opt.hypers]
+    learn.decay_report(lr=slice(1e-3, 1e-2))
+    assert [dict(h) for h in learn.opt.hypers]==lrs
+    assert learn.decay_report(wd=0.).title.startswith('Optimizer: decoupled decay; 0 of')
+    coupled = everything(opt='Adam', wd=.1)
+    coupled.opt_func = partial(Adam, decouple_wd=False)
+    assert {r.per_epoch for r in coupled.decay_report() if r.decays}=={None} and 'depends' in repr(coupled.decay_report())
+
+def test_wd_stays_a_hyper_parameter():
+    seen = []
+    class See(Callback):
+        order = 100
+        def before_step(self): seen.append(self.opt.hypers[0]['wd'])
+        def after_batch(self):
+            if self.training: seen.append(self.opt.hypers[0]['wd'])
+    for opt in ('Adam','AdamW'):
+        seen.clear()
+        learn = fit(everything(WeightDecay(), See(), opt=opt), 1, .01, cbs=ParamScheduler({'wd': SchedLin(.3, .0)}))
+        assert seen[::2]==[0.]*3 and seen[1::2]==pytest.approx([.3, .2, .1])
+        fit(learn, 1, .01, wd=.7)
+        assert learn.opt.hypers[0]['wd']==.7
+
+def test_wd_after_an_error_in_the_step():
+    learn = everything(WeightDecay(.2), opt='Adam')
+    class Fail(Callback):
+        order = 100
+        def before_step(self): raise RuntimeError('made for the test')
+    with pytest.raises(RuntimeError): fit(learn, 1, .01, cbs=Fail())
+    with learn.no_bar(): learn.validate()
+    assert learn.opt.hypers[0]['wd']==.2
+
+def test_contract_learner_trains_as_before_without_strength():
+    a,b = (fit(contract_learner(cbs=cbs), 1) for cbs in ([WeightDecay(.5)], []))
+    assert any(not torch.equal(x, y) for x,y in zip(weights_of(a).values(), weights_of(b).values()))
