@@ -80,7 +80,8 @@ def conv():
 
 cases = {'resnet18, 16 x 3 x 64 x 64': (conv, (16,3,64,64)), 'MLP 3 x 1024, 64 rows': (mlp, (64,1024))}
 variants = {'plain': lambda: None, 'EMA': EMA, 'EMA every 10': lambda: EMA(.99, 10), 'reference EMA (timm V2)': ReferenceEMA, 'torch AveragedModel': TorchEMA,
-            'fastxtend EMA': fastxtend_ema, 'SAM': SAM, 'reference SAM': ReferenceSAM, 'R-Drop': RDrop, 'reference R-Drop': ReferenceRDrop, 'WeightDecay': WeightDecay}
+            'fastxtend EMA': fastxtend_ema,
+            'SAM': SAM, 'reference SAM': ReferenceSAM, 'R-Drop': RDrop, 'reference R-Drop': ReferenceRDrop, 'WeightDecay': WeightDecay}
 pairs = [('EMA','reference EMA (timm V2)'), ('EMA','torch AveragedModel'), ('EMA','fastxtend EMA'), ('SAM','reference SAM'), ('R-Drop','reference R-Drop')]
 
 def learner(model, shape, cb, steps, device):

@@ -12,7 +12,6 @@ from fastai.callback.schedule import ParamScheduler, SchedLin, combined_cos
 from fastai.callback.tracker import SaveModelCallback
 from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.data.core import DataLoaders
-from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
 from fastai.optimizer import Adam, OptimWrapper, SGD
@@ -20,6 +19,7 @@ from fastai.torch_core import set_seed
 
 from fastai_ext.contract.harness import contract_learner, weights_of
 from fastai_ext.contract.steps import CPUMixedPrecision
+from fastai_ext.model.weights import weights
 from fastai_ext.regularize.consistency import ConfidencePenalty, JacobianPenalty, RDrop, class_axis
 from fastai_ext.regularize.decay import WeightDecay
 from fastai_ext.regularize.mixout import Mixout
@@ -61,12 +61,12 @@ def close(a, b, tol=1e-5):
 
 # SAM: the algorithm of Foret et al., written with autograd alone
 
-def sam_gradient(model, batches, rho, loss=nn.CrossEntropyLoss(), eta=None, l2=0.):
+def sam_gradient(model, batches, rho, eta=None, l2=0.):
     "Mean gradient over `batches` at the worst place within `rho`"
     model = copy.deepcopy(model)
     ps = list(model.parameters())
     def grad():
-        gs = [torch.autograd.grad(loss(model(x), y), ps) for x,y in batches]
+        gs = [torch.autograd.grad(nn.functional.cross_entropy(model(x), y), ps) for x,y in batches]
         return [sum(g)/len(gs) for g in zip(*gs)]
     g,w = grad(),[p.detach().clone() for p in ps]
     T = [torch.ones_like(p) if eta is None or p.ndim==1 else p.detach().abs()+eta for p in ps]
@@ -143,7 +143,7 @@ def test_sam_statistics_are_those_of_one_pass():
     for (n,x),(_,y) in zip(a.model.named_buffers(), b.model.named_buffers()): assert torch.equal(x, y), n
 
 @pytest.mark.parametrize('opt', [Adam, partial(OptimWrapper, opt=torch.optim.AdamW)], ids=['Adam', 'AdamW'])
-@pytest.mark.parametrize('zero', [lambda: SAM(0.), lambda: ASAM(0.), lambda: RDrop(0.), lambda: JacobianPenalty(0.), lambda: ConfidencePenalty(0.), lambda: Mixout(0.), lambda: SAM([0.])])
+@pytest.mark.parametrize('zero', [partial(o, 0.) for o in (SAM,ASAM,RDrop,JacobianPenalty,ConfidencePenalty,Mixout)] + [lambda: SAM([0.])])
 def test_strength_0_is_the_base(zero, opt):
     a,b = (fit(learner(*cbs, model=None, batches=four, opt_func=opt), 2, .01) for cbs in ([zero()], []))
     assert all(torch.equal(x, y) for x,y in zip(a.model.parameters(), b.model.parameters()))
@@ -191,8 +191,22 @@ def test_sam_under_mixup_takes_the_same_mixture():
 
 def test_sam_with_everything(tmp_path):
     "Other terms in the loss are asked again, and the losses recorded are those of the first pass at the present weights"
-    learn = fit(learner(SAM(.1), RDrop(1.), JacobianPenalty(.1), ConfidencePenalty(.1), Mixout(.2), WeightDecay(.1), model=net(.3, bn=True), batches=four), 2, .05)
+    cbs = [SAM(.1), RDrop(1.), JacobianPenalty(.1), ConfidencePenalty(.1), Mixout(.2), WeightDecay(.1)]
+    learn = fit(learner(*cbs, model=net(.3, bn=True), batches=four), 2, .05)
     assert all(p.isfinite().all() for p in learn.model.parameters()) and int(learn.model[1].num_batches_tracked)==8
+
+@pytest.mark.parametrize('extra', [[], [partial(GradientAccumulation, 16)]], ids=['each batch', 'accumulated'])
+def test_mixout_is_the_same_in_both_passes(extra):
+    seen,model = [],net()
+    def note(m, args, out):
+        if m.training: seen.append((args[0], m.weight.detach().clone()))
+    model[0].register_forward_hook(note)
+    class Shift(Callback):
+        def before_train(self): self.learn.model[0].weight.data.add_(1.)
+    fit(learner(SAM(1e-9), Mixout(.4), *[o() for o in extra], model=model, batches=four), 1, 0., cbs=Shift())
+    for x,_ in four:
+        a,b = (w for i,w in seen if torch.equal(i, x))
+        torch.testing.assert_close(a, b)
 
 def test_sam_refuses():
     learn = learner(SAM(), NonNativeMixedPrecision())
@@ -200,7 +214,8 @@ def test_sam_refuses():
     with pytest.raises(ValueError, match='to_fp16'): learn.sam.before_fit()
     with pytest.raises(ValueError, match='remove one'): fit(learner(SAM(), ASAM()), 1)
     emb = nn.Sequential(nn.Embedding(5, 3, sparse=True), nn.Flatten(), nn.Linear(12,3))
-    with pytest.raises(ValueError, match='sparse=False'): fit(learner(SAM(), model=emb, batches=[(torch.randint(5,(8,4)), torch.randint(3,(8,)))]), 1)
+    ids = [(torch.randint(5,(8,4)), torch.randint(3,(8,)))]
+    with pytest.raises(ValueError, match='sparse=False'): fit(learner(SAM(), model=emb, batches=ids), 1)
 
 # terms
 
@@ -277,14 +292,17 @@ def test_rdrop_passes_over_ignored_targets():
 
 def test_class_axis():
     from fastai.losses import FocalLossFlat, LabelSmoothingCrossEntropyFlat
-    assert [class_axis(o) for o in (CrossEntropyLossFlat(), CrossEntropyLossFlat(axis=1), nn.CrossEntropyLoss(), nn.functional.cross_entropy, nn.NLLLoss(), FocalLossFlat(),
-                                    LabelSmoothingCrossEntropyFlat(), BCEWithLogitsLossFlat(), nn.BCEWithLogitsLoss())]==[-1, 1, 1, 1, 1, -1, -1, None, None]
+    known = (CrossEntropyLossFlat(), CrossEntropyLossFlat(axis=1), nn.CrossEntropyLoss(), nn.functional.cross_entropy, nn.NLLLoss(), FocalLossFlat(),
+             LabelSmoothingCrossEntropyFlat(), BCEWithLogitsLossFlat(), nn.BCEWithLogitsLoss())
+    assert [class_axis(o) for o in known]==[-1, 1, 1, 1, 1, -1, -1, None, None]
     with pytest.raises(ValueError, match='axis='): class_axis(MSELossFlat())
     learn = fit(learner(RDrop(1., axis='binary'), model=net(.5), loss=MSELossFlat(), batches=[(data()[0], torch.randn(16,3))]), 1)
     assert all(p.isfinite().all() for p in learn.model.parameters())
 
-bad = {'sam': lambda: SAM(-1.), 'sam nan': lambda: SAM(float('nan')), 'sam text': lambda: SAM('a lot'), 'sam slice': lambda: SAM(slice(-1,1)), 'asam': lambda: ASAM(.5, -1), 'rdrop': lambda: RDrop(-1),
-       'rdrop inf': lambda: RDrop(math.inf), 'jacobian': lambda: JacobianPenalty(-1), 'n_proj': lambda: JacobianPenalty(n_proj=0), 'confidence': lambda: ConfidencePenalty(True),
+bad = {'sam': lambda: SAM(-1.), 'sam nan': lambda: SAM(float('nan')), 'sam text': lambda: SAM('a lot'), 'sam slice': lambda: SAM(slice(-1,1)),
+       'asam': lambda: ASAM(.5, -1), 'rdrop': lambda: RDrop(-1),
+       'rdrop inf': lambda: RDrop(math.inf), 'jacobian': lambda: JacobianPenalty(-1), 'n_proj': lambda: JacobianPenalty(n_proj=0),
+       'confidence': lambda: ConfidencePenalty(True),
        'mixout': lambda: Mixout(1.), 'decay': lambda: WeightDecay(-.1), 'decay how': lambda: WeightDecay(how='both')}
 @pytest.mark.parametrize('name', bad)
 def test_bad_input(name):
@@ -295,14 +313,17 @@ def test_bad_fits():
         with pytest.raises(ValueError, match='axis='): fit(learner(cb, loss=MSELossFlat(), model=net(.5), batches=[(data()[0], torch.randn(16,3))]), 1)
     with pytest.raises(ValueError, match='nothing in the model is random'): fit(learner(RDrop()), 1)
     ids = [(torch.randint(5,(8,4)), torch.randint(3,(8,)))]
-    with pytest.raises(ValueError, match='no input is a floating point tensor'): fit(learner(JacobianPenalty(), model=nn.Sequential(nn.Embedding(5,3), nn.Flatten(), nn.Linear(12,3)), batches=ids), 1)
+    reader = nn.Sequential(nn.Embedding(5,3), nn.Flatten(), nn.Linear(12,3))
+    with pytest.raises(ValueError, match='no input is a floating'): fit(learner(JacobianPenalty(), model=reader, batches=ids), 1)
     with pytest.raises(ValueError, match='leave no weight to mix'): fit(learner(Mixout(skip='*')), 1)
     with pytest.raises(ValueError, match='leave no weight to decay'): fit(learner(WeightDecay(skip='*')), 1)
     with pytest.raises(ValueError, match='has no hyper-parameter wd'): fit(learner(WeightDecay(.1), opt_func=partial(OptimWrapper, opt=torch.optim.Rprop)), 1)
 
-@pytest.mark.parametrize('cb', [lambda: RDrop(2.), lambda: JacobianPenalty(.5), lambda: ConfidencePenalty(.5), lambda: SAM(.5)], ids=['rdrop', 'jacobian', 'confidence', 'sam'])
+@pytest.mark.parametrize('cb', [partial(RDrop, 2.), partial(JacobianPenalty, .5), partial(ConfidencePenalty, .5), partial(SAM, .5)],
+                         ids=['rdrop', 'jacobian', 'confidence', 'sam'])
 def test_losses_are_those_of_the_data(cb):
-    a,b = (fit(learner(*cbs, model=seeded(lambda: nn.Sequential(nn.Linear(4,3), nn.Dropout(.2))), batches=four), 2, 0.) for cbs in ([cb()], []))
+    make = partial(seeded, lambda: nn.Sequential(nn.Linear(4,3), nn.Dropout(.2)))
+    a,b = (fit(learner(*cbs, model=make(), batches=four), 2, 0.) for cbs in ([cb()], []))
     assert [r[1] for r in a.recorder.values]==[r[1] for r in b.recorder.values]
     assert a.recorder.losses==b.recorder.losses
 
@@ -354,7 +375,8 @@ class Everything(nn.Module):
     def forward(self, x): return self.out(self.bn(self.rms(self.ln(self.gn(self.lstm(self.emb(x))[0][:,-1])))))
 
 tokens = [(torch.randint(7,(8,5), generator=torch.Generator().manual_seed(i)), torch.arange(8)%3) for i in range(3)]
-optimizers = {'Adam': Adam, 'SGD': partial(SGD, mom=.9), 'AdamW': partial(OptimWrapper, opt=torch.optim.AdamW), 'torch SGD': partial(OptimWrapper, opt=torch.optim.SGD)}
+optimizers = {'Adam': Adam, 'SGD': partial(SGD, mom=.9),
+              'AdamW': partial(OptimWrapper, opt=torch.optim.AdamW), 'torch SGD': partial(OptimWrapper, opt=torch.optim.SGD)}
 
 def everything(*cbs, opt, **kwargs): return learner(*cbs, model=Everything(), batches=tokens, opt_func=optimizers[opt], **kwargs)
 
@@ -375,7 +397,7 @@ def test_the_report_is_what_happens(opt, right):
     sched = ParamScheduler({'lr': combined_cos(.3, .01, .1, .001)})
     fit(learn, 2, .1, cbs=sched)
     report = learn.decay_report()
-    for w,r in zip(__import__('fastai_ext.model.weights', fromlist=['weights']).weights(learn), report, strict=True):
+    for w,r in zip(weights(learn), report, strict=True):
         left = w.data.mean().item()
         assert left==pytest.approx((1-r.per_epoch)**2, rel=1e-4), (r.name, left)
         assert r.decays==(left < 1)
