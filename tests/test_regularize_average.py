@@ -4,7 +4,7 @@ from functools import partial
 import pytest, torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 import fastai.callback.progress  # noqa: F401  gives a learner `no_bar`
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.tracker import SaveModelCallback
 from fastai.callback.training import GradientAccumulation
 from fastai.learner import load_learner
@@ -162,6 +162,25 @@ def test_ctrl_c_ends_with_the_average(how, at, valid, tmp_path):
             learn = load_learner(tmp_path/'stopped.pkl')
         got = weights_of(learn, buffers=True)
         assert all(torch.equal(got[n], want[n]) for n in want), use
+
+def test_a_cancelled_fit_ends_with_the_average(tmp_path):
+    class Stop(Callback):
+        order = 79
+        def after_step(self):
+            self.want = {n: a.clone() for n,a in self.learn.ema._kept.average.items()}
+            if self.epoch==1: raise CancelFitException
+    learn = fit(learner(EMA(.9), Stop(), path=tmp_path), 2)
+    got = weights_of(learn, buffers=True)
+    assert all(torch.equal(got[n], t) for n,t in learn.stop.want.items()) and learn.ema._kept is None
+
+def test_the_best_saved_wins_over_the_latest_average(tmp_path):
+    class Stop(Callback):
+        order = 79
+        def after_step(self):
+            if self.epoch==2: raise CancelFitException
+    learn = fit(learner(EMA(.9), SaveModelCallback(), Stop(), path=tmp_path), 3)
+    best = learner(path=tmp_path).load('model', with_opt=False)
+    assert same(weights_of(learn, buffers=True), weights_of(best, buffers=True))
 
 def test_what_is_skipped_is_not_averaged(tmp_path):
     class Count(Callback):

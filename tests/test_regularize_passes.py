@@ -457,3 +457,29 @@ def test_wd_after_an_error_in_the_step():
 def test_contract_learner_trains_as_before_without_strength():
     a,b = (fit(contract_learner(cbs=cbs), 1) for cbs in ([WeightDecay(.5)], []))
     assert any(not torch.equal(x, y) for x,y in zip(weights_of(a).values(), weights_of(b).values()))
+
+def test_report_of_a_coupled_decay_with_momentum():
+    learn = learner(NoGrad(), batches=four*25, opt_func=partial(SGD, mom=.9, decouple_wd=False), wd=.05)
+    learn.model[0].weight.data.fill_(1.)
+    fit(learn, 1, .01)
+    row = learn.decay_report()[0]
+    assert 1-learn.model[0].weight.mean().item()==pytest.approx(row.per_epoch, rel=.12)  # the first steps have less momentum
+
+def test_mixout_after_ctrl_c_and_when_frozen():
+    model = net()
+    start = model[0].weight.detach().clone()
+    learn = learner(Mixout(.4), model=model, batches=four, splitter=lambda m: [list(m[0].parameters()), list(m[-1].parameters())])
+    class CtrlC(Callback):
+        def after_pred(self):
+            if self.training: raise KeyboardInterrupt
+    class Shift(Callback):
+        def before_train(self): self.learn.model[0].weight.data.add_(1.)
+    with pytest.raises(KeyboardInterrupt): fit(learn, 1, 0., cbs=[Shift(), CtrlC()])
+    model.eval()
+    x = data()[0]
+    assert torch.equal(model(x), nn.Sequential(*model)(x))  # in evaluation mode the layers see the weights as they are
+    seen = []
+    model[0].register_forward_pre_hook(lambda m,i: seen.append(m.weight.detach().clone()))
+    learn.freeze()
+    fit(learn, 1, 0.)
+    assert all(torch.equal(w, start+1) for w in seen) and len(seen)==8

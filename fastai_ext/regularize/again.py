@@ -58,7 +58,8 @@ class PassStart:
 _seeds = []  # of the passes under way
 
 def seed_inside():
-    "The seed of the `untraced` pass under way, or None: for what draws from a generator of its own, and shall draw other numbers there"
+    """The seed of the `untraced` pass under way, or None: for what draws from a generator of its own, and shall draw
+    other numbers there"""
     return _seeds[-1] if _seeds else None
 
 @contextmanager
@@ -118,7 +119,8 @@ def loss_again(
 def batch_kept(
     learn,  # In a training batch
 ):
-    "Inside, another batch or another prediction may stand in `learn`; afterwards its number, inputs, targets, prediction and losses are those of before"
+    """Inside, another batch or another prediction may stand in `learn`; afterwards its number, inputs, targets,
+    prediction and losses are those of before"""
     names = ('iter','xb','yb','pred','loss','loss_grad')
     saved = {n: vars(learn)[n] for n in names if n in vars(learn)}
     try: yield

@@ -6,7 +6,7 @@
 __all__ = ['Averaged', 'EMA', 'SWA']
 
 # %% ../../nbs/regularize/average.ipynb #8727cf8f
-import math,warnings
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -103,11 +103,13 @@ class Averaged(Callback):
 
     def _number(self, name, value, low, high, example):
         if isinstance(value, bool) or not isinstance(value, (int,float)) or not low <= value < high:
-            raise ValueError(f"{type(self).__name__}: {name}={value!r} is out of range; give a number from {low} to below {high}, for example {example}")
+            raise ValueError(f"{type(self).__name__}: {name}={value!r} is out of range; give a number from {low} to "
+                             f"below {high}, for example {example}")
 
     def _count(self, name, value, example):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{type(self).__name__}: {name}={value!r} is no number of steps; give a whole number from 1, for example {example}")
+            raise ValueError(f"{type(self).__name__}: {name}={value!r} is no number of steps; give a whole number from "
+                             f"1, for example {example}")
 
     def before_fit(self):
         self.settle()
@@ -115,15 +117,18 @@ class Averaged(Callback):
         saved = found_beside(self.learn, self.name)
         if hasattr(self.learn, 'lr_finder'): return
         twins = [type(cb).__name__ for cb in self.learn.cbs if isinstance(cb, Averaged)]
-        if len(twins) > 1: raise ValueError(f"{type(self).__name__}: {' and '.join(twins)} both average the weights of one learner; remove one of them")
+        if len(twins) > 1:
+            raise ValueError(f"{type(self).__name__}: {' and '.join(twins)} both average the weights of one learner; "
+                             f"remove one of them")
         self._skipped = False
         self._kept = self._taken_up(saved) if resumes(self.learn) else Averages.of(self.model)
 
     def _taken_up(self, saved):
         "The averages of the fit that this one goes on with, or new ones with a word why"
         res = Averages.unpacked(self.model, saved) if saved else None
-        if res is None: warnings.warn(f"{type(self).__name__}: what was loaded holds {'averages of another model' if saved else 'no average'}, so averaging "
-                                      f"starts anew; load a file that was saved during a fit with {type(self).__name__}")
+        if res is None: warnings.warn(f"{type(self).__name__}: what was loaded holds "
+                                      f"{'averages of another model' if saved else 'no average'}, so averaging "
+                                      f"starts anew; load a file that was saved during a fit with {type(self).__name__}", stacklevel=2)
         return res or Averages.of(self.model)
 
     def add(self,

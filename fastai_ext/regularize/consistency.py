@@ -70,8 +70,10 @@ def class_axis(
     if 'bce' in names or 'binarycross' in names: return None
     axis = next((o.axis for o in chain if isinstance(getattr(o, 'axis', None), int)), 1)
     if any(k in names for k in ('crossentropy','nll','focal','dice')): return axis
-    raise ValueError(f"{who}: {getattr(loss_func, '__name__', type(loss_func).__name__)} is no loss of classes that it knows, so it cannot tell what the "
-                     f"predictions are probabilities of; give axis=, the axis of the classes, or axis='binary' for independent yes-or-no answers")
+    raise ValueError(f"{who}: {getattr(loss_func, '__name__', type(loss_func).__name__)} is no loss of classes that it "
+                     f"knows, so it cannot tell what the "
+                     f"predictions are probabilities of; give axis=, the axis of the classes, or axis='binary' for "
+                     f"independent yes-or-no answers")
 
 # %% ../../nbs/regularize/consistency.ipynb #e61a3633
 def _ignored(loss_func):
@@ -89,10 +91,12 @@ class LossTerm(Callback):
 
     def _check(self, name, value, example):
         if isinstance(value, bool) or not isinstance(value, (int,float)) or not 0 <= value < math.inf:
-            raise ValueError(f"{type(self).__name__}: {name}={value!r} is no strength; give a number >= 0, for example {example}")
+            raise ValueError(f"{type(self).__name__}: {name}={value!r} is no strength; give a number >= 0, for example "
+                             f"{example}")
 
     def before_fit(self):
-        if self.opt is None or self.learn.lock.locked(): return  # `validate` and `get_preds` fire this event too, holding the lock
+        if self.opt is None or self.learn.lock.locked():
+            return  # `validate` and `get_preds` fire this event too, holding the lock
         self.prepare()
         if isinstance(self.opt, OptimWrapper):
             self.opt.fwd_map.setdefault(self.label, self.label)
@@ -101,6 +105,10 @@ class LossTerm(Callback):
 
     def prepare(self): "Called at the start of a fit: the place to raise"
     def term(self): raise NotImplementedError
+    def find_axis(self):
+        "`axis` as the user gave it, or as the loss function tells"
+        if self.axis is None: return class_axis(self.loss_func, type(self).__name__)
+        return None if self.axis=='binary' else self.axis
     @property
     def now(self): "The strength at this moment"; return self.opt.hypers[-1].get(self.label, 0.)
     @property
@@ -129,7 +137,7 @@ class RDrop(LossTerm):
     @property
     def strength(self): return self.alpha
     def prepare(self):
-        self._axis = class_axis(self.loss_func, 'RDrop') if self.axis is None else None if self.axis=='binary' else self.axis
+        self._axis = self.find_axis()
         self._ignore,self._met = _ignored(self.loss_func),False
 
     def term(self):
@@ -138,7 +146,8 @@ class RDrop(LossTerm):
             second = predict_again(self.learn, but=self, joined=True)
             loss2 = self.learn.loss_func(second, *self.yb)
         if not self._met and torch.equal(first, second):
-            raise ValueError("RDrop: both passes gave the same predictions, so nothing in the model is random; give it dropout, for example set_dropout(learn.model, .2)")
+            raise ValueError("RDrop: both passes gave the same predictions, so nothing in the model is random; give it "
+                             "dropout, for example set_dropout(learn.model, .2)")
         self._met = True
         return .5*(loss2 - loss) + self.now*self._mean(symmetric_kl(first, second, self._axis))
 
@@ -163,7 +172,8 @@ class JacobianPenalty(LossTerm):
         seed:int=0,         # Of the directions
     ):
         self._check('jacobian', jacobian, .01)
-        if isinstance(n_proj, bool) or not isinstance(n_proj, int) or n_proj < 1: raise ValueError(f"JacobianPenalty: n_proj={n_proj!r} is no number of directions; give 1 or more")
+        if isinstance(n_proj, bool) or not isinstance(n_proj, int) or n_proj < 1:
+            raise ValueError(f"JacobianPenalty: n_proj={n_proj!r} is no number of directions; give 1 or more")
         store_attr()
     @property
     def strength(self): return self.jacobian
@@ -171,11 +181,14 @@ class JacobianPenalty(LossTerm):
     def before_batch(self):
         if not self.now: return
         if not any(isinstance(x, torch.Tensor) and x.is_floating_point() for x in self.xb):
-            raise ValueError("JacobianPenalty: no input is a floating point tensor, so there is nothing to take a derivative by; use it on pictures or numbers, not on tokens")
+            raise ValueError("JacobianPenalty: no input is a floating point tensor, so there is nothing to take a "
+                             "derivative by; use it on pictures or numbers, not on tokens")
         self.learn.xb = tuple(x.detach().requires_grad_() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in self.xb)
 
     def term(self):
-        if not isinstance(self.pred, torch.Tensor): raise ValueError(f"JacobianPenalty: the model returns a {type(self.pred).__name__}, not one tensor; it cannot be used here")
+        if not isinstance(self.pred, torch.Tensor):
+            raise ValueError(f"JacobianPenalty: the model returns a {type(self.pred).__name__}, not one tensor; it "
+                             f"cannot be used here")
         g = torch.Generator().manual_seed(self.seed_now)
         return self.now/2 * sum(jacobian_norm2(self.pred, x, self.n_proj, g) for x in self.xb if isinstance(x, torch.Tensor) and x.requires_grad)
 
@@ -195,7 +208,7 @@ class ConfidencePenalty(LossTerm):
         store_attr()
     @property
     def strength(self): return self.confidence
-    def prepare(self): self._axis = class_axis(self.loss_func, 'ConfidencePenalty') if self.axis is None else None if self.axis=='binary' else self.axis
+    def prepare(self): self._axis = self.find_axis()
     def term(self): return -self.now*entropy(self.pred, self._axis).mean()
 
     __repr__ = basic_repr('confidence,axis')

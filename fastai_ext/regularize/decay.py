@@ -21,7 +21,8 @@ from ..table import Table
 
 # %% ../../nbs/regularize/decay.ipynb #a96d0f3f
 def _way(opt):
-    "How the optimizer applies `wd`: 'decoupled' (to the weight), 'coupled' (through the gradient), or '' where it does not or nobody knows"
+    """How the optimizer applies `wd`: 'decoupled' (to the weight), 'coupled' (through the gradient), or '' where it
+    does not or nobody knows"""
     if isinstance(opt, Lookahead): opt = opt.opt
     if isinstance(opt, OptimWrapper):
         group,name = opt.opt.param_groups[0],type(opt.opt).__name__
@@ -71,7 +72,8 @@ def decay_report(self:Learner,
     """Say which weights decay under this optimizer and by how much in an epoch, and which do not, and why. Nothing is changed.
 
     fastai's `wd_bn_bias=False` exempts BatchNorm and the biases of layers that are not recurrent; it does not know GroupNorm, RMSNorm or the biases of an LSTM,
-    and torch's optimizers in `OptimWrapper` do not listen to it. The callback `WeightDecay` sets this right. Raises `ValueError` for a model without weights."""
+    and torch's optimizers in `OptimWrapper` do not listen to it. The callback `WeightDecay` sets this right.
+    Raises `ValueError` for a model without weights."""
     made = self.opt is None
     if made: self.create_opt()
     try: return _report(self, lr, wd)
@@ -130,7 +132,8 @@ def _verdict(learn, w, g, strength, chosen, cb):
     if not _way(opt): return False,'this optimizer has no decay'
     if w.frozen:
         stepped = w.param.grad is not None and not isinstance(opt, OptimWrapper)
-        return (stepped and _told(opt, w.param)),'frozen, yet it has a gradient from before and goes on decaying' if stepped and _told(opt, w.param) else 'frozen'
+        if stepped and _told(opt, w.param): return True,'frozen, yet it has a gradient from before and goes on decaying'
+        return False,'frozen'
     if not _told(opt, w.param): return False,'wd_bn_bias=False'
     if _should(w): return True,''
     if isinstance(opt, OptimWrapper): return True,f"{w.kind}: torch's optimizer does not listen to wd_bn_bias"
@@ -164,8 +167,11 @@ class WeightDecay(Callback):
         how:str|None=None,   # 'decoupled' takes lr*wd off the weight, 'coupled' adds wd times the weight to the gradient; None: as the optimizer does
     ):
         if wd is not None and (isinstance(wd, bool) or not isinstance(wd, (int,float)) or not 0 <= wd < math.inf):
-            raise ValueError(f"WeightDecay: wd={wd!r} is no strength; give a number >= 0, for example .01, or None for that of the learner")
-        if how not in (None,'decoupled','coupled'): raise ValueError(f"WeightDecay: how={how!r} is unknown; give 'decoupled' or 'coupled', or None for the way of the optimizer")
+            raise ValueError(f"WeightDecay: wd={wd!r} is no strength; give a number >= 0, for example .01, or None for "
+                             f"that of the learner")
+        if how not in (None,'decoupled','coupled'):
+            raise ValueError(f"WeightDecay: how={how!r} is unknown; give 'decoupled' or 'coupled', or None for the way "
+                             f"of the optimizer")
         self.strength,self.only,self.skip,self.how = wd,only,skip,how  # `wd` would hide that of the learner
 
     def way(self,
@@ -183,12 +189,15 @@ class WeightDecay(Callback):
 
     def before_fit(self):
         self._put_back()
-        if self.opt is None or self.learn.lock.locked(): return  # `validate` and `get_preds` fire this event too, holding the lock
+        if self.opt is None or self.learn.lock.locked():
+            return  # `validate` and `get_preds` fire this event too, holding the lock
         if not all('wd' in h for h in self.opt.hypers):
             name = type(getattr(self.opt, 'opt', self.opt)).__name__
-            raise ValueError(f"WeightDecay: {name} has no hyper-parameter wd; use Adam, SGD or another optimizer of fastai, or AdamW, Adam or SGD of torch in OptimWrapper")
+            raise ValueError(f"WeightDecay: {name} has no hyper-parameter wd; use Adam, SGD or another optimizer of "
+                             f"fastai, or AdamW, Adam or SGD of torch in OptimWrapper")
         ws = self.choose(self.learn)
-        if not len(ws): raise ValueError(f"WeightDecay: only={self.only!r}, skip={self.skip!r} leave no weight to decay; choose others")
+        if not len(ws):
+            raise ValueError(f"WeightDecay: only={self.only!r}, skip={self.skip!r} leave no weight to decay; choose others")
         if self.strength is not None: self.opt.set_hyper('wd', self.strength)
         whole = {id(p) for w in ws if not w.role.index for p in w.params if p.ndim > 1 or self.only is not None}
         self._lists = [[p for p in g if id(p) in whole] for g in self.opt.param_lists]

@@ -11,7 +11,6 @@ import math
 from dataclasses import dataclass,field
 from numbers import Real
 
-import torch
 import torch.nn.functional as F
 from fastai.callback.core import Callback
 from fastcore.basics import basic_repr,store_attr
@@ -76,7 +75,8 @@ def dropouts(
     model,                # `nn.Module` or `Learner`
     kinds:str|list|None=None, # Of `dropout_kinds`; None: all
 )->DropoutSites:          # A table of `DropoutSite`
-    "Find every place where a model drops something: layers of torch, torchvision, timm and fastai, attention and recurrent layers. Raises `ValueError` for an unknown kind"
+    """Find every place where a model drops something: layers of torch, torchvision, timm and fastai, attention and
+    recurrent layers. Raises `ValueError` for an unknown kind"""
     kinds,model = _selected(kinds),unwrap(getattr(model, 'model', model) if not isinstance(model, nn.Module) else model)
     res = []
     for n,m in model.named_modules():
@@ -86,12 +86,14 @@ def dropouts(
 
 # %% ../../nbs/regularize/dropout.ipynb #56190276
 def _check_rate(who, p):
-    if isinstance(p, bool) or not isinstance(p, Real) or not 0 <= p < 1: raise ValueError(f"{who}: p={p!r} is no rate of dropout; give a number from 0 to below 1, for example .2")
+    if isinstance(p, bool) or not isinstance(p, Real) or not 0 <= p < 1:
+        raise ValueError(f"{who}: p={p!r} is no rate of dropout; give a number from 0 to below 1, for example .2")
 
 def _nothing(who, model, kinds):
     there = sorted({s.kind for s in dropouts(model)})
     what = f"no dropout of kind {' or '.join(_selected(kinds))}" if kinds is not None else 'no dropout'
-    return ValueError(f"{who}: the model has {what}{', only ' + ', '.join(there) if there else ''}; add layers such as nn.Dropout, or choose other kinds")
+    return ValueError(f"{who}: the model has {what}{', only ' + ', '.join(there) if there else ''}; add layers such as "
+                      f"nn.Dropout, or choose other kinds")
 
 # %% ../../nbs/regularize/dropout.ipynb #c87b27c4
 def set_dropout(
@@ -130,9 +132,13 @@ class DropoutSchedule(Callback):
         part:float=.2,            # Part of the fit after which 'early' has ended, or 'late' begins; above 0, at most 1
         kinds:str|list|None=None, # Of `dropout_kinds`; None: all
     ):
-        if not callable(how) and how not in _modes: raise ValueError(f"DropoutSchedule: how={how!r} is unknown; give {', '.join(map(repr, _modes))} or a function of the part of training done")
+        if not callable(how) and how not in _modes:
+            raise ValueError(f"DropoutSchedule: how={how!r} is unknown; give {', '.join(map(repr, _modes))} or a "
+                             f"function of the part of training done")
         if p is not None: _check_rate('DropoutSchedule', p)
-        if isinstance(part, bool) or not isinstance(part, Real) or not 0 < part <= 1: raise ValueError(f"DropoutSchedule: part={part!r} is no part of a fit; give a number above 0, at most 1, for example .2")
+        if isinstance(part, bool) or not isinstance(part, Real) or not 0 < part <= 1:
+            raise ValueError(f"DropoutSchedule: part={part!r} is no part of a fit; give a number above 0, at most 1, for "
+                             f"example .2")
         _selected(kinds)
         store_attr()
 
@@ -141,7 +147,9 @@ class DropoutSchedule(Callback):
     )->float:      # By which the rate is multiplied, 0 to 1
         "The schedule. Raises `ValueError` where a function of yours leaves the range"
         f = self.how(pct) if callable(self.how) else _modes[self.how](pct, self.part)
-        if not 0 <= f <= 1: raise ValueError(f"DropoutSchedule: the schedule gives {f!r} at {pct:.0%} of training; let it return a factor from 0 to 1")
+        if not 0 <= f <= 1:
+            raise ValueError(f"DropoutSchedule: the schedule gives {f!r} at {pct:.0%} of training; let it return a "
+                             f"factor from 0 to 1")
         return f
 
     def before_fit(self):
@@ -150,7 +158,8 @@ class DropoutSchedule(Callback):
         sites = dropouts(self.model, self.kinds)
         if not len(sites): raise _nothing('DropoutSchedule', self.model, self.kinds)
         if self.p is None and not any(s.p for s in sites):
-            raise ValueError("DropoutSchedule: every dropout of the model has the rate 0; give p=, for example p=.1, or call set_dropout first")
+            raise ValueError("DropoutSchedule: every dropout of the model has the rate 0; give p=, for example p=.1, or "
+                             "call set_dropout first")
         for pct in (0., .5, 1.): self.factor(pct)
         self._before = [(s, s.p) for s in sites]
 
@@ -212,7 +221,7 @@ def _make(to, p, kwargs):
 # %% ../../nbs/regularize/dropout.ipynb #7ba0235c
 def replace_dropout(
     model,                    # `nn.Module` or `Learner`
-    to:str,                   # 'dropout', 'spatial' (whole channels), 'block' (squares of pictures), 'path' (whole items: stochastic depth) or 'connect' (single weights)
+    to:str,                   # 'dropout', 'spatial' (channels), 'block' (squares), 'path' (items: stochastic depth) or 'connect' (single weights)
     p:float|None=None,        # Rate of the new ones, 0 to below 1; None: that of the old
     only=None,                # Function of a `DropoutSite` that says whether to replace it; None: every layer of kind 'dropout', 'spatial', 'block' or 'path'
     **kwargs                  # For the new layer, such as block_size=5 for 'block'
@@ -232,7 +241,9 @@ def replace_dropout(
         rate,(parent,child) = s.p if p is None else p,_parent(net, s.name)
         if to=='connect':
             name,layer = _weighted_after(net, s)
-            if layer is None: raise ValueError(f"replace_dropout: behind {s.name!r} there is no linear or convolution layer whose weights could be dropped; leave it out with only=")
+            if layer is None:
+                raise ValueError(f"replace_dropout: behind {s.name!r} there is no linear or convolution layer whose "
+                                 f"weights could be dropped; leave it out with only=")
             register_parametrization(layer, 'weight', DropConnect(rate))
             setattr(parent, child, nn.Identity())
             new.append(f'{name}.parametrizations.weight.0')

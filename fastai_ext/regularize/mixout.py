@@ -7,14 +7,12 @@ __all__ = ['mixout', 'Mixout']
 
 # %% ../../nbs/regularize/mixout.ipynb #d15f151f
 import zlib
-from functools import partial
 from numbers import Real
 
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.training import GradientAccumulation
 from fastcore.basics import basic_repr,store_attr
-from torch import nn
 
 from ..keep.checkpoint import found_beside,in_fit,resumes
 from ..model.weights import unwrap,weights
@@ -27,7 +25,8 @@ def mixout(
     mask:torch.Tensor,    # True where the weight is swapped for its anchor
     p:float,              # Chance of a True in `mask`, 0 to below 1
 )->torch.Tensor:          # The mixture, with the gradient of `w`
-    "Some numbers of `w` replaced by those of `anchor`, and the whole corrected so that its mean over masks is `w` (Lee, Cho and Kang 2020)"
+    """Some numbers of `w` replaced by those of `anchor`, and the whole corrected so that its mean over masks is `w`
+    (Lee, Cho and Kang 2020)"""
     return (torch.where(mask, anchor, w) - p*anchor)/(1-p)
 
 # %% ../../nbs/regularize/mixout.ipynb #8490c414
@@ -59,7 +58,8 @@ class Mixout(Callback):
         skip=None,   # Likewise, to leave alone, such as a new head
         seed:int=0,  # Of the masks; the global generators are left alone
     ):
-        if isinstance(p, bool) or not isinstance(p, Real) or not 0 <= p < 1: raise ValueError(f"Mixout: p={p!r} is no part of the weights; give a number from 0 to below 1, for example .5")
+        if isinstance(p, bool) or not isinstance(p, Real) or not 0 <= p < 1:
+            raise ValueError(f"Mixout: p={p!r} is no part of the weights; give a number from 0 to below 1, for example .5")
         store_attr()
         self._anchors = {}
 
@@ -70,7 +70,8 @@ class Mixout(Callback):
         saved = found_beside(self.learn, self.name)
         ws = weights(self.learn, self.only, self.skip)
         ws = ws if self.only is not None else ws.filter(lambda w: w.is_matrix)
-        if not len(ws): raise ValueError(f"Mixout: only={self.only!r}, skip={self.skip!r} leave no weight to mix; choose others")
+        if not len(ws):
+            raise ValueError(f"Mixout: only={self.only!r}, skip={self.skip!r} leave no weight to mix; choose others")
         chosen = {id(p) for w in ws for p in w.params}
         named = {n: p for n,p in unwrap(self.model).named_parameters() if id(p) in chosen}
         self._names = list(named)

@@ -15,7 +15,6 @@ from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.torch_core import getcallable,nested_reorder,tensor,to_detach
 from fastcore.basics import patch
-from fastcore.foundation import L
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -30,7 +29,8 @@ def set_stochastic(
     model:nn.Module,  # In evaluation mode
     sites:bool=False, # Only the layers that `dropouts` finds; False: every layer but the norms
 ):
-    "Turn on what is random in training; norm layers go on using their running statistics. Modes are not put back: use `model_kept`"
+    """Turn on what is random in training; norm layers go on using their running statistics. Modes are not put back:
+    use `model_kept`"""
     model.eval()
     found = {id(s.module) for s in dropouts(model)} if sites else None
     for m in unwrap(model).modules():
@@ -66,15 +66,22 @@ class _Passes(Callback):
             self._start.hidden_back()
             passes.append(to_detach(predict_again(self.learn, but=self)))
         self.learn.pred = first
-        if not isinstance(passes[0], torch.Tensor): raise ValueError(f"mc_preds: the model returns a {type(passes[0]).__name__}, not one tensor; it cannot be used here")
+        if not isinstance(passes[0], torch.Tensor):
+            raise ValueError(f"mc_preds: the model returns a {type(passes[0]).__name__}, not one tensor; it cannot be "
+                             f"used here")
         if all(torch.equal(passes[0], o) for o in passes[1:]): raise ValueError(_why_not(self.model))
         self.preds.append(torch.stack(passes))
 
 def _why_not(model):
     there = dropouts(model)
-    if not len(there): return "mc_preds: nothing in the model is random: it has no dropout; train one with dropout, for example after set_dropout or with nn.Dropout layers"
-    if not any(s.p for s in there): return f"mc_preds: nothing in the model is random: its {len(there)} dropout layers have the rate 0; train with set_dropout(learn.model, .1)"
-    return "mc_preds: every pass gave the same predictions, though the model has dropout: what it drops does not reach the output of this batch"
+    if not len(there):
+        return ("mc_preds: nothing in the model is random: it has no dropout; train one with dropout, "
+                "for example after set_dropout or with nn.Dropout layers")
+    if not any(s.p for s in there):
+        return (f"mc_preds: nothing in the model is random: its {len(there)} dropout layers have the rate 0; "
+                "train with set_dropout(learn.model, .1)")
+    return ("mc_preds: every pass gave the same predictions, though the model has dropout: "
+            "what it drops does not reach the output of this batch")
 
 # %% ../../nbs/regularize/montecarlo.ipynb #4d76218d
 MCPreds = namedtuple('MCPreds', 'mean targs std entropy mutual_info passes')
@@ -85,7 +92,8 @@ def mutual_information(
     probs:torch.Tensor,  # Probabilities, (passes, items, ...)
     axis:int|None=-1,    # Of the classes; None: binary answers
 ):                       # Two tensors: entropy of the mean, and mutual information, >= 0, both in nats
-    "What is doubtful, and the part of it that more data could settle: the passes contradict each other (Houlsby et al. 2011)"
+    """What is doubtful, and the part of it that more data could settle: the passes contradict each other (Houlsby et
+    al. 2011)"""
     p = probs.float()
     def _entropy(p):
         if axis is None: return -(torch.special.xlogy(p, p) + torch.special.xlogy(1-p, 1-p))
@@ -107,7 +115,8 @@ def mc_preds(self:Learner,
 
     All that is random in training is: dropout of every kind, stochastic depth, the dropout inside attention and recurrent layers. Norm layers stay in
     evaluation mode; modes, buffers and generators are put back. Raises `ValueError` where nothing in the model is random."""
-    if isinstance(n, bool) or not isinstance(n, Integral) or n < 2: raise ValueError(f"mc_preds: n={n!r} passes show no spread; give 2 or more, for example 20")
+    if isinstance(n, bool) or not isinstance(n, Integral) or n < 2:
+        raise ValueError(f"mc_preds: n={n!r} passes show no spread; give 2 or more, for example 20")
     dl = self.dls[ds_idx].new(shuffle=False, drop_last=False) if dl is None else dl
     idxs = dl.get_idxs() if isinstance(dl, DataLoader) else None
     if idxs is not None: dl = dl.new(get_idxs=lambda: idxs, shuffle=False, drop_last=False)

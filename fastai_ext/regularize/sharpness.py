@@ -23,7 +23,9 @@ from .again import PassStart,batch_kept,loss_again,untraced
 def _check_rho(who, rho):
     numbers = [o for o in (rho.start, rho.stop) if o is not None] if isinstance(rho, slice) else list(L(rho, use_list=None))
     bad = not numbers or any(isinstance(o, bool) or not isinstance(o, (int,float)) or not 0 <= o < math.inf for o in numbers)
-    if bad: raise ValueError(f"{who}: rho={rho!r} is no radius; give a number >= 0, for example {.05 if who=='SAM' else .5}, or a slice or a list by parameter group")
+    if bad:
+        raise ValueError(f"{who}: rho={rho!r} is no radius; give a number >= 0, for example {.05 if who=='SAM' else .5}, "
+                         f"or a slice or a list by parameter group")
 
 # %% ../../nbs/regularize/sharpness.ipynb #fa35f5ed
 class SAM(Callback):
@@ -39,17 +41,21 @@ class SAM(Callback):
     _start,_batches,_backed,_backoff = None,(),True,False
 
     def __init__(self,
-        rho:float|slice|list=.05, # Radius within which the loss is made worse, >= 0: of all weights together, or by parameter group; 0 is the same as no callback
+        rho:float|slice|list=.05, # Radius in which the loss is made worse, >= 0: of all weights, or by parameter group; 0 is the same as no callback
     ):
         _check_rho(type(self).__name__, rho)
         store_attr()
 
     def before_fit(self):
-        if self.opt is None or self.learn.lock.locked(): return  # `validate` and `get_preds` fire this event too, holding the lock
+        if self.opt is None or self.learn.lock.locked():
+            return  # `validate` and `get_preds` fire this event too, holding the lock
         if any(isinstance(cb, NonNativeMixedPrecision) for cb in self.learn.cbs):
-            raise ValueError(f"{type(self).__name__}: NonNativeMixedPrecision keeps a second set of weights that cannot be moved; use learn.to_fp16() or to_bf16()")
+            raise ValueError(f"{type(self).__name__}: NonNativeMixedPrecision keeps a second set of weights that cannot "
+                             f"be moved; use learn.to_fp16() or to_bf16()")
         others = [cb for cb in self.learn.cbs if isinstance(cb, SAM) and cb is not self]
-        if others: raise ValueError(f"{type(self).__name__}: {type(others[0]).__name__} is on this learner too, each would undo the other; remove one")
+        if others:
+            raise ValueError(f"{type(self).__name__}: {type(others[0]).__name__} is on this learner too, each would undo "
+                             f"the other; remove one")
         self._start,self._batches,self._backoff = None,[],False
         if isinstance(self.opt, OptimWrapper):
             self.opt.fwd_map.setdefault('rho', 'rho')
@@ -72,13 +78,13 @@ class SAM(Callback):
         moved = self._moves() if batches else None
         if moved is None: return
         params,moves = moved
-        before = [p.detach().clone() for p in params]
+        own = [p.data for p in params]
         try:
-            with torch.no_grad(): torch._foreach_add_(params, moves)
-            for p in params: p.grad = None
+            with torch.no_grad(): worse = torch._foreach_add(params, moves)
+            for p,t in zip(params, worse, strict=True): p.data,p.grad = t,None
             self._gradients(batches)
         finally:
-            with torch.no_grad(): torch._foreach_copy_(params, before)
+            for p,t in zip(params, own, strict=True): p.data = t  # never written to, so no rounding and no copy
         self._unscale(params)
 
     def scale(self,
@@ -90,13 +96,16 @@ class SAM(Callback):
 
     @torch.no_grad()
     def _moves(self):
-        "The parameters that are trained, and how far each goes uphill; gradients are overwritten. None where there is no way up"
-        groups = [([p for p in g if p.requires_grad and p.grad is not None], h.get('rho', 0.)) for g,h in zip(self.opt.param_lists, self.opt.hypers, strict=True)]
+        """The parameters that are trained, and how far each goes uphill; gradients are overwritten. None where there
+        is no way up"""
+        def _live(g): return [p for p in g if p.requires_grad and p.grad is not None]
+        groups = [(_live(g), h.get('rho', 0.)) for g,h in zip(self.opt.param_lists, self.opt.hypers, strict=True)]
         groups = [(ps, rho) for ps,rho in groups if ps]
         params = [p for ps,_ in groups for p in ps]
         if not params: return None
         grads = [p.grad for p in params]
-        if any(g.is_sparse for g in grads): raise ValueError(f"{type(self).__name__}: an embedding has sparse gradients; make it with sparse=False")
+        if any(g.is_sparse for g in grads):
+            raise ValueError(f"{type(self).__name__}: an embedding has sparse gradients; make it with sparse=False")
         biases = {id(p) for n,p in unwrap(self.model).named_parameters() if 'bias' in n}
         sizes = self.scale(params, [id(p) in biases for p in params])
         if sizes is not None: torch._foreach_mul_(grads, sizes)
