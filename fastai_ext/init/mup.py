@@ -143,6 +143,7 @@ class MuP(Callback):
     Schedules, parameter groups, `freeze` and checkpoints see the optimizer's own rates. Yang et al. 2022, arXiv 2203.03466."""
     order = Init.order + 3  # after `Init`, `LSUV` and `HeadPrior` have set the weights; before DDP wraps the model (11) and `LRFinder` saves it (60)
     run_valid = False
+    name = 'mup'
     _stateattrs = ('plan','_factors','_parts','_once')  # remade in each fit
 
     def __init__(self,
@@ -170,10 +171,16 @@ class MuP(Callback):
         self._cancel()
         rule = self.rule or _rule(self.opt)
         self.plan = mup_plan(self.learn, self.base, rule, _schemes(self.learn))
+        if not self.done: self._warn_of_ties()
         if self.start and not self.done: self._scale_start()
         self.done,self.since = True,None
         self._factors = {id(r.weight.param): Factors(r.lr, r.eps) for r in self.plan if r.lr != 1 or r.eps != 1}
         self._parts = [r for r in self.plan if r.part != 1]
+
+    def _warn_of_ties(self):
+        tied = [r.weight for r in self.plan if r.weight.kind=='embedding' and r.weight.tied and r.eps != 1]
+        if tied: warnings.warn(f"MuP: {tied[0].name} is the decoder too ({tied[0].tied[0]}); its outputs grow with the width, and no factor on the weight "
+                               "can help both; give the decoder weights of its own, or divide its input by the growth of the width", stacklevel=3)
 
     def _scale_start(self):
         rows = [r for r in self.plan if r.start != 1]
@@ -198,6 +205,7 @@ class MuP(Callback):
 
     @contextmanager
     def _stepping(self):
+        if self.learn is None: yield; return  # taken away in the middle of a step
         blocks = [(r.part, r.weight.param.detach()[r.weight.role.index]) for r in self._parts]
         before = [t.clone() for _,t in blocks]
         with divided_groups(self.opt, self._factors): yield
