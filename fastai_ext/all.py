@@ -20,6 +20,8 @@ from .init.callback import *
 from .init.lsuv import *
 from .init.report import *
 from .init.find import *
+from .init.mup import *
+from .init.mup_check import *
 from .regularize.base import (Regularizer as Regularizer, Penalty as Penalty, Proximal as Proximal,
                                         Constraint as Constraint)
 from .regularize.penalty import *
