@@ -32,7 +32,7 @@ def jpeg_end(
             at = m.start()
     return 0
 
-_PLACE = re.compile(r'gps|latitude|longitude|altitude|geo_?tag|geo_?loc|geo_?ref|coordinate|^(lat|long?|lat_long|alt)$|'
+_PLACE = re.compile(r'gps|latitude|longitude|altitude|geo_?tag|geo_?loc|geo_?ref|coordinate|^(lat|long?|lat_long)$|'
                     r'^(city|state|country|location|countrycode|countryname|sublocation|provincestate|worldregion|coverage)$|'
                     r'^location(shown|created|name|id|details)$', re.I)
 _GEO_TAGS = (0x8825,0x927c,33550,33920,33922,34264,34735,34736,34737,42112)  # GPS, maker notes, GeoTIFF

@@ -162,7 +162,7 @@ def stamp_png(
         res.save(out, 'PNG')
         new = png_chunks(out.getvalue())
         alone = [c for c in old if c[0] in (b'acTL',b'fcTL')]
-        if [k for k,_ in alone] == [b'acTL',b'fcTL'] and (b'fdAT',) not in old: new[1:1] = alone  # an animation of one frame
+        if [k for k,_ in alone] == [b'acTL',b'fcTL'] and b'fdAT' not in dict(old): new[1:1] = alone  # an animation of one frame
     return png_bytes(_merged(old, new, job.meta))
 
 def _animated(im, job):
