@@ -212,6 +212,17 @@ class EnsembleLearner(TreeLearner):
         "Raises `NotImplementedError`: clone the members."
         raise NotImplementedError("EnsembleLearner.clone: clone the members, then call ensemble(…)")
 
+    def _forest(self, what):
+        raise NotImplementedError(f"EnsembleLearner.{what}: call it on a forest among the members, learn.model.members")
+
+    def save(self, *args, **kwargs):
+        "Raises `NotImplementedError`: an ensemble is exported."
+        raise NotImplementedError("EnsembleLearner.save: call export(), which load_tree_learner reads")
+
+    def load(self, *args, **kwargs):
+        "Raises `NotImplementedError`: an ensemble is exported."
+        raise NotImplementedError("EnsembleLearner.load: call load_tree_learner on what export() wrote")
+
     @property
     def weights(self):
         "The weight of each member, summing to 1 (those of `'stack'` need not)"
