@@ -38,8 +38,8 @@ class Held:
 
     def put(self, t):
         "Write `t`, (out, in, ...), as the weight, into the optimizer's tensor and the model's"
-        part = self.param.detach()[self.weight.role.index]
-        part.copy_(self.weight.unorient(t))
+        if self.whole: self.param.detach().copy_(t)
+        else: self.param.detach()[self.weight.role.index].copy_(self.weight.unorient(t))
         self.publish()
 
     def publish(self):
@@ -249,4 +249,6 @@ class Constraint(Regularizer):
     @torch.no_grad()
     def after_step(self):
         if self.was_cancelled(): return
-        for h,s in self.chosen(): h.put(self.project(h.oriented(h.param.detach()), **s))
+        now = self.strengths()
+        for h in self._held:
+            if h.live: h.put(self.project(h.oriented(h.param.detach()), **now[h.group]))
