@@ -25,6 +25,12 @@ from .init.mup_check import *
 from .regularize.base import (Regularizer as Regularizer, Penalty as Penalty, Proximal as Proximal,
                                         Constraint as Constraint)
 from .regularize.penalty import *
+from .regularize.group import *
+from .regularize.constraint import *
+from .regularize.anchor import *
+from .regularize.orthogonal import *
+from .regularize.activation import *
+from .regularize.fused import *
 from .regularize.prune import *
 from .regularize.find import *
 from .regularize.report import *

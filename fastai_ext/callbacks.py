@@ -23,13 +23,18 @@ from .init.callback import Init
 from .init.head import HeadPrior
 from .init.lsuv import LSUV
 from .init.mup import MuP
+from .regularize.activation import ActivationL1,ActivationL2,ActivationPenalty
+from .regularize.anchor import L2SP
 from .regularize.average import EMA,SWA,Averaged
 from .regularize.base import Constraint,Penalty,Proximal,Regularizer
 from .regularize.consistency import ConfidencePenalty,JacobianPenalty,LossTerm,RDrop
+from .regularize.constraint import MaxNorm,NonNeg,UnitNorm
 from .regularize.decay import WeightDecay
 from .regularize.dropout import DropoutSchedule
+from .regularize.group import GroupLasso
 from .regularize.mixout import Mixout
-from .regularize.penalty import L1,L2
+from .regularize.orthogonal import Orthogonal
+from .regularize.penalty import ElasticNet,L1,L2
 from .regularize.sharpness import ASAM,SAM
 from .regularize.strength import Tunable
 
@@ -53,6 +58,16 @@ callback_examples = dict(
     L1 = dict(cb=partial(L1, 1e-3), strength='l1', owes='rng'),
     L1_grad = dict(cb=partial(L1, 1e-3, how='grad'), strength='l1', owes='rng'),
     L2 = dict(cb=partial(L2, 1e-2), strength='l2', owes='rng'),
+    ElasticNet = dict(cb=partial(ElasticNet, 1e-3, 1e-2), owes=('rng','losses','accumulation_exact')),
+    GroupLasso = dict(cb=partial(GroupLasso, 1e-3), strength='group', owes='rng'),
+    GroupLasso_grad = dict(cb=partial(GroupLasso, 1e-3, how='grad'), strength='group', owes='rng'),
+    Orthogonal = dict(cb=partial(Orthogonal, 1e-3), strength='orthogonal', owes='rng'),
+    L2SP = dict(cb=partial(L2SP, 1e-2), owes=('rng','losses','accumulation_exact')),
+    ActivationL1 = dict(cb=ActivationL1, strength='strength', owes='rng'),
+    ActivationL2 = dict(cb=ActivationL2, strength='strength', owes='rng'),
+    MaxNorm = dict(cb=partial(MaxNorm, .5), owes='rng'),
+    UnitNorm = dict(cb=UnitNorm, owes='rng'),
+    NonNeg = dict(cb=NonNeg, owes='rng'),
     EMA = dict(cb=EMA, strength='decay', owes='rng'),
     SWA = dict(cb=partial(SWA, start=0.), owes=('rng','losses','accumulation_exact')),
     SAM = dict(cb=SAM, strength='rho', owes='rng'),
@@ -64,7 +79,7 @@ callback_examples = dict(
     Mixout = dict(cb=Mixout, strength='p', owes='rng', skip=dict(accumulation_exact='each batch draws its own mask')),
     WeightDecay = dict(cb=partial(WeightDecay, wd=.1), strength='wd', owes='rng'),
 )
-callback_bases = (Tunable,Regularizer,Penalty,Proximal,Constraint,Averaged,LossTerm)  # public, but only to be subclassed
+callback_bases = (Tunable,Regularizer,Penalty,Proximal,Constraint,ActivationPenalty,Averaged,LossTerm)  # public, but only to be subclassed
 
 # %% ../nbs/callbacks.ipynb #67f89008
 def public_callbacks():
