@@ -213,3 +213,12 @@ def test_bad_input(bad, words):
 
 def test_two_averages(tmp_path):
     with pytest.raises(ValueError, match='EMA and SWA both average'): fit(learner(EMA(), SWA(), path=tmp_path))
+
+def test_a_callback_that_saves_before_the_fit_ends_nothing(tmp_path):
+    class SaveFirst(Callback):
+        order = 70
+        def before_fit(self): self.learn.save('first')
+    a,b = (fit(learner(EMA(.9), *cbs, path=tmp_path), 1) for cbs in ([SaveFirst()], []))
+    assert same(weights_of(a, buffers=True), weights_of(b, buffers=True))
+    raw = fit(learner(path=tmp_path), 1)
+    assert not same(weights_of(a), weights_of(raw))

@@ -32,9 +32,10 @@ def in_fit(
     learn:Learner,  # May be in the middle of a fit
 )->bool:            # Whether a fit of `learn` is running now, in this very call stack
     "fastai tells nobody of a fit that Ctrl-C has ended; the stack of calls knows"
-    frame,code = sys._getframe(1),Learner._do_fit.__code__
+    frame,code = sys._getframe(1),Learner._with_events.__code__
     while frame is not None:
-        if frame.f_code is code and frame.f_locals.get('self') is learn: return True
+        here = frame.f_locals if frame.f_code is code else {}
+        if here.get('self') is learn and here.get('event_type')=='fit': return True
         frame = frame.f_back
     return False
 

@@ -112,7 +112,8 @@ class Averaged(Callback):
                              f"1, for example {example}")
 
     def before_fit(self):
-        self.settle()
+        if self.learn.lock.locked(): self.settle()
+        else: self._finish()  # what an interrupted fit has left
         if self.learn.lock.locked(): return  # `validate` and `get_preds` fire this event too, holding the lock
         saved = found_beside(self.learn, self.name)
         if hasattr(self.learn, 'lr_finder'): return

@@ -153,7 +153,8 @@ class DropoutSchedule(Callback):
         return f
 
     def before_fit(self):
-        self.settle()
+        if self.learn.lock.locked(): self.settle()
+        else: self._restore()  # what an interrupted fit has left
         if self.learn.lock.locked() or hasattr(self.learn, 'lr_finder'): return
         sites = dropouts(self.model, self.kinds)
         if not len(sites): raise _nothing('DropoutSchedule', self.model, self.kinds)

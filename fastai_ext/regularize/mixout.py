@@ -64,7 +64,8 @@ class Mixout(Callback):
         self._anchors = {}
 
     def before_fit(self):
-        self.settle()
+        if self.learn.lock.locked(): self.settle()
+        else: self._unwrap()  # what an interrupted fit has left
         if self.learn.lock.locked(): return  # `validate` and `get_preds` fire this event too, holding the lock
         if not hasattr(self, '_anchors'): self._anchors = {}  # after `load_learner`
         saved = found_beside(self.learn, self.name)
