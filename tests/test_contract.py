@@ -1,40 +1,36 @@
 "Every public callback keeps the promises of fastai_ext.contract.check; the battery itself is fair, and says what it sees"
+import threading, time
+from functools import partial
+from pathlib import Path
+
 import pytest, torch
 from torch import nn
-from fastai.callback.core import Callback
-from fastai.callback.mixup import MixUp
+from fastai.callback.core import Callback, FetchPredsCallback
+from fastai.callback.mixup import CutMix, MixUp
 from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.callback.schedule import ParamScheduler, SchedCos
 from fastai.callback.tracker import EarlyStoppingCallback
 from fastai.data.core import DataLoaders
-from fastai.data.load import DataLoader
 from fastai.learner import Learner, Recorder
-from fastai.losses import MSELossFlat
 from fastai.torch_core import set_seed
 
+from contract_learners import ordinary, regression, two_parts
 from fastai_ext.callbacks import callback_examples, callback_order, check_all, dropout_learner, public_callbacks
-from fastai_ext.contract.check import ContractError, check_callback, check_callbacks
-from fastai_ext.contract.harness import Broken, NotOwed, SynthItems, contract_learner, promise, promises
-
-groups = dict(
-    made    = 'repr construct pickle events'.split(),
-    fitted  = 'fit_twice fine_tune freeze strength0 rng'.split(),
-    detours = 'lr_find validate get_preds'.split(),
-    saved   = 'save_load export'.split(),
-    ended   = 'nothing_left cancelled interrupted'.split(),
-    steps   = 'accumulation accumulation_exact clipping mixed_precision cancelled_step losses'.split(),
-)
-
-def test_every_promise_is_in_a_group(): assert sorted(sum(groups.values(), ['ddp'])) == sorted(promises)
+from fastai_ext.contract.check import ContractError, check_callback, check_callbacks, parametrize_with_checks
+from fastai_ext.contract.harness import SynthItems, contract_learner, promise, promises
 
 def test_every_public_callback_is_registered():
     assert {c.__name__ for c in public_callbacks()} == {type(a['cb']()).__name__ for a in callback_examples.values()}, 'add it to nbs/callbacks.ipynb'
 
-@pytest.mark.parametrize('group', groups)
-@pytest.mark.parametrize('name', callback_examples)
-def test_promises(name, group): check_callbacks({name: callback_examples[name]}, only=groups[group])
+@parametrize_with_checks(callback_examples, skip='ddp')
+def test_promises(callback, check): check(callback)
 
 def test_two_processes(): check_all(only='ddp', on_fail='raise')
+
+def test_the_examples_act():
+    "An example of which nothing is seen keeps every promise"
+    idle = [n for n,r in check_all(only='runs').items() if not r.acted]
+    assert idle == [], 'give the row in nbs/callbacks.ipynb arguments or a learner with which it acts'
 
 def test_strengths_are_judged():
     "A registered strength makes the promises about it owed, so none of them is passed over"
@@ -45,15 +41,204 @@ def test_strengths_are_judged():
         report = check_callbacks({n: a}, only=owed, on_fail='report')[n]
         assert report.kept == owed, report
 
-# what fastai's own callbacks are known to keep and to break
+# a callback that does nothing is blamed for nothing, whatever the learner does by itself
 
-@pytest.mark.parametrize('cb', [GradientClip, lambda: ParamScheduler({'lr': SchedCos(.05, .01)})], ids=['GradientClip', 'ParamScheduler'])
-def test_no_false_alarm(cb): assert check_callback(cb, skip=['ddp','construct']).ok
+class Nothing(Callback): pass
+
+by_request = {'strength0', 'rng', 'accumulation_exact', 'losses'}
+own_faults = dict(  # what the learner itself does not keep, or what there is nothing to judge of
+    torch_loaders={'get_preds', 'export'}, with_mixup={'interrupted'}, with_save_model={'cancelled'}, with_early_stopping={'cancelled'},
+    with_accumulation={'freeze', 'accumulation', 'lr_find', 'optimizer'},
+    mixed_precision={'mixed_precision', 'cancelled_step', 'export', 'cancelled', 'interrupted'}, text={'export'}, tabular={'freeze'},
+    several_inputs={'export'}, multi_label={'export'}, regression={'export', 'freeze'}, collab={'freeze'},
+)
+
+@pytest.mark.parametrize('make', [contract_learner, *ordinary], ids=lambda f: f.__name__)
+def test_nothing_is_blamed_for_nothing(make):
+    report = check_callback(Nothing, learner=make, skip='ddp', on_fail='report')
+    assert not report.broken and report.acted is False and 'did not act' in repr(report)
+    assert set(report.not_owed) - by_request == own_faults.get(make.__name__, set()), report
+
+class Frost(Callback):
+    "Pulls every weight that has a gradient towards zero, frozen or not"
+    order = 10.5
+    def before_step(self):
+        for p in self.opt.all_params().itemgot(0):
+            if p.grad is not None: p.grad.add_(p.data, alpha=.1)
+
+class Prox(Callback):
+    def after_step(self):
+        for p in self.model.parameters(): p.data.mul_(.99)
+
+with_groups = [f for f in ordinary if 'freeze' not in own_faults.get(f.__name__, ())]
+
+@pytest.mark.parametrize('make', with_groups, ids=lambda f: f.__name__)
+def test_a_fault_is_found_on_every_learner(make):
+    report = check_callback(Prox, learner=make, only='freeze', on_fail='report')
+    assert report.broken==['freeze'] and 'was frozen but changed' in report['freeze'].why
+
+@pytest.mark.parametrize('cb', [GradientClip(.1), lambda: ParamScheduler({'lr': SchedCos(.05, .01)})], ids=['GradientClip', 'ParamScheduler'])
+def test_no_false_alarm(cb):
+    report = check_callback(cb, skip='ddp')
+    assert report.ok and report.acted
+
+def test_a_learner_that_cannot_train_is_said_once():
+    def only_training():
+        learn = contract_learner()
+        learn.dls = DataLoaders(learn.dls.train)
+        return learn
+    report = check_callback(Nothing, learner=only_training, on_fail='report')
+    assert [r.name for r in report.rows]==['runs'] and not report.broken and not report.ok
+    assert 'does not train without the callback: IndexError' in repr(report)
+    with pytest.raises(ContractError, match='Nothing could not be judged: the learner does not train'): check_callback(Nothing, only_training)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+    same = lambda: Learner(regression().dls, model, nn.MSELoss())
+    assert 'the same model again' in check_callback(Nothing, same, on_fail='report').unfit
+
+def test_a_callback_that_breaks_a_fit_is_said_once():
+    class Bad(Callback):
+        def before_fit(self): raise ValueError('no\nfit')
+    report = check_callback(Bad, on_fail='report')
+    assert [r.name for r in report.rows]==['runs'] and report.broken==['runs']
+    assert report['runs'].why.startswith('raised ValueError') and 'no fit' in report['runs'].why
+
+# seeded faults: each is found, in words that name its cause
+
+class KeepsBatch(Callback):
+    def after_batch(self): self.last = self.x
+class Swallows(Callback):
+    def before_fit(self):
+        one_batch = self.learn._do_one_batch
+        def careful():
+            try: one_batch()
+            except (RuntimeError, KeyboardInterrupt): pass
+        self.learn._do_one_batch = careful
+    def after_fit(self): del self.learn._do_one_batch
+class KeepsGraphs(Callback):
+    def before_fit(self): self.losses = []
+    def after_loss(self): self.losses.append(self.loss)
+    def after_fit(self): self.losses = []
+class KeepsPreds(Callback):
+    def before_fit(self): self.seen = []
+    def after_pred(self): self.seen.append(self.x.numpy().copy())
+    def after_fit(self): self.seen = []
+class LeavesHyper(Callback):
+    def before_fit(self):
+        if self.opt: self.opt.set_hyper('mom', .5)
+class UnknownHyper(Callback):
+    def before_fit(self):
+        if self.opt: self.opt.set_hyper('where', Path('here'))
+class InPlace(Callback):
+    def before_batch(self): self.x.mul_(.99)
+class Remembers(Callback):
+    def __init__(self): self.steps = 0
+    def before_step(self):
+        self.steps += 1
+        for p in self.model.parameters(): p.grad.mul_(min(self.steps/5, 1))
+class WritesHere(Callback):
+    def after_epoch(self): Path('log.txt').write_text('done')
+class TooEarly(Callback):
+    def before_step(self):
+        for p in self.model.parameters(): p.grad.add_(p.data, alpha=.1)
+class BehindClip(Callback):
+    order = 20
+    def before_step(self):
+        for p in self.model.parameters(): p.grad.add_(p.data)
+class InLoss(Callback):
+    order = 20
+    def after_loss(self):
+        if self.training: self.learn.loss_grad = self.loss_grad + .1*sum(p.square().sum() for p in self.model.parameters())
+class InValid(Callback):
+    def after_loss(self): self.learn.loss = self.loss + 1
+class Hook(Callback):
+    def before_fit(self): self.h = self.model[0].register_forward_hook(lambda m,i,o: o)
+    def after_fit(self): self.h.remove()
+class SwapsLoss(Callback):
+    def before_epoch(self): self.old,self.learn.loss_func = self.learn.loss_func,nn.CrossEntropyLoss(label_smoothing=.1)
+    def after_epoch(self): self.learn.loss_func = self.old
+class Typo(Callback):
+    def before_bacth(self): pass
+class Hides(Callback):
+    def before_fit(self): self.lr = 1.
+class WithLambda(Callback):
+    def __init__(self): self.f = lambda x: x
+class AddsColumns(Callback):
+    def before_fit(self): self.learn.metrics = self.learn.metrics + [lambda p,y: p.mean()]
+class Draws(Callback):
+    def before_batch(self): torch.rand(1)
+class Anomaly(Callback):
+    def before_fit(self): torch.autograd.set_detect_anomaly(True)
+class AllGrads(Callback):
+    def before_step(self): self.norm = sum(p.grad.norm().item() for p in self.learn.model.parameters())
+class Steps(Callback):
+    def after_backward(self): self.opt.step()
+class AtLeast(Callback):
+    def __init__(self, rate=.1): self.rate = rate
+    def __repr__(self): return f'AtLeast({self.rate})'
+    def before_step(self):
+        for p in self.model.parameters(): p.grad.add_(p.data, alpha=max(self.rate, .01))
+
+seeded = [
+    (KeepsBatch, 'export', 'largest attribute is last'),
+    (Swallows, 'errors_pass', 'Ctrl-C in after_pred of training is swallowed'),
+    (KeepsGraphs, 'memory', 'keeps its graph alive, 16 in 8 batches: its attribute losses grows'),
+    (KeepsPreds, 'memory', 'kB with every batch: its attribute seen grows'),
+    (LeavesHyper, 'nothing_left', 'in the optimizer, mom of parameter group 0 is 0.5 instead of 0.9'),
+    (LeavesHyper, 'optimizer', 'in the optimizer, mom of parameter group 0 is 0.5 instead of 0.9'),
+    (UnknownHyper, 'save_load', "the optimizer's hyper-parameter where is "),
+    (InPlace, 'batch', 'it writes into xb[0], the training data itself'),
+    (Remembers, 'second_fit', 'from the first fit it keeps steps'),
+    (WritesHere, 'folder', "it writes 'log.txt' into the working folder"),
+    (Frost, 'freeze', 'was frozen but changed by'),
+    (TooEarly, 'mixed_precision', 'with a loss scale of 65536'),
+    (BehindClip, 'clipping', 'reach the optimizer behind GradientClip'),
+    (dict(cb=InLoss, owes='accumulation_exact'), 'accumulation_exact', 'its share is multiplied or lost'),
+    (InValid, 'validate', 'output 0 differs from that without the callback by 1'),
+    (Hook, 'interrupted', 'hooks on the model is 1 instead of 0'),
+    (SwapsLoss, 'cancelled', 'learn.loss_func is'),
+    (Typo, 'events', '`before_bacth` is no event and is never called; there is `before_batch`'),
+    (Hides, 'events', 'its attribute lr hides `learn.lr`'),
+    (WithLambda, 'pickle', 'it cannot be pickled'),
+    (AddsColumns, 'fit_twice', 'after the second fit they are'),
+    (dict(cb=Draws, owes='rng'), 'rng', "torch's"),
+    (Prox, 'cancelled_step', 'the step was cancelled, yet'),
+    (Anomaly, 'nothing_left', "torch's anomaly mode is 'True' instead of 'False'"),
+    (AllGrads, 'fine_tune', "'NoneType' object has no attribute 'norm'"),
+    (Steps, 'accumulation', 'optimizer steps with GradientAccumulation(32), without the callback'),
+    (dict(cb=AtLeast, strength='rate'), 'strength0', 'rate=0: '),
+]
+
+def _fault_id(o): return (o['cb'] if isinstance(o, dict) else o).__name__ if not isinstance(o, str) else None
+
+@pytest.mark.parametrize('cb,name,words', seeded, ids=lambda o: _fault_id(o) or ('' if ' ' in o else o))
+def test_seeded_fault_is_named(cb, name, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # for the one that writes into it
+    report = check_callback(**(cb if isinstance(cb, dict) else dict(cb=cb)), only=name, on_fail='report')
+    assert report.broken==[name] and words in report[name].why, report
 
 def test_known_faults_of_fastai_are_found():
-    assert 'get_preds differs' in check_callback(MixUp, only='interrupted', on_fail='report')['interrupted'].why
-    assert 'was frozen but changed' in check_callback(GradientAccumulation, only='freeze', on_fail='report')['freeze'].why
-    assert 'list index out of range' in check_callback(EarlyStoppingCallback(patience=9), only='cancelled', on_fail='report')['cancelled'].why
+    def why(cb, name): return check_callback(cb, only=name, on_fail='report', limit=2)[name].why
+    assert 'get_preds differs' in why(MixUp, 'interrupted')
+    assert 'was frozen but changed' in why(GradientAccumulation, 'freeze')
+    assert 'list index out of range' in why(EarlyStoppingCallback(patience=9), 'cancelled')
+    assert 'writes into xb[0]' in why(CutMix, 'batch')
+    assert why(FetchPredsCallback, 'validate') == 'no end after 2 s'
+
+def test_what_is_allowed_passes_and_the_rest_does_not():
+    class Leaves(Callback):
+        def after_fit(self): self.learn.first,self.learn.second = 1,2
+    def _check(**kwargs): return check_callback(Leaves, only='nothing_left', on_fail='report', **kwargs)['nothing_left']
+    assert 'learn.first' in _check().why
+    one = _check(allow={'nothing_left': 'learn.first'})
+    assert one.verdict=='broken' and 'learn.second' in one.why
+    both = _check(allow={'nothing_left': ['learn.first', 'learn.second', 'learn.third']})
+    assert both.verdict=='kept' and 'allowed: after a fit, learn.first' in both.why and 'allowed, but not seen: learn.third' in both.why
+
+def test_advice_is_no_fault():
+    class Needy(Callback):
+        def __init__(self, n): self.n = n
+    report = check_callback(lambda: Needy(1), only='construct')
+    assert report.ok and report.advice==['construct'] and 'needs n' in report['construct'].why
 
 # the callback may come as an instance, a class or a function, with a learner of its own
 
@@ -65,23 +250,35 @@ class Shrink(Callback):
         for p in self.opt.all_params().itemgot(0):
             if p.requires_grad and p.grad is not None: p.grad.mul_(1-self.rate)
 
-def regression():
-    x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
-    dl = DataLoader(list(zip(x, x.sum(1, keepdim=True))), bs=8)
-    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
-    return Learner(DataLoaders(dl, dl), model, MSELossFlat(), splitter=lambda m: [list(o.parameters()) for o in m])
-
-ways = {'class': Shrink, 'instance': Shrink(.2), 'function': lambda rate=.3: Shrink(rate), 'list': lambda: [GradientClip(), Shrink()]}
+ways = {'class': Shrink, 'instance': Shrink(.2), 'function': lambda rate=.3: Shrink(rate), 'list': lambda: [GradientClip(), Shrink()],
+        'partial': partial(Shrink, .2)}
 
 @pytest.mark.parametrize('cb', ways.values(), ids=ways)
 def test_ways_to_give_a_callback(cb):
     report = check_callback(cb, only=['construct','fit_twice','strength0','freeze'], strength='rate')
     assert report.title=='Shrink' and len(report.kept)==4
 
+def test_an_instance_keeps_its_other_arguments():
+    "Made again with strength 0, all else is as it was"
+    from fastai_ext.contract.subject import Subject
+    cb = callback_examples['L1']['cb'].func(1e-3, only='1.*')
+    again = Subject(cb, strength='l1').make(l1=0)[-1]
+    assert again.only=='1.*' and again.l1==0
+
+def test_a_callback_that_draws_when_made_is_seeded():
+    class Random(Callback):
+        def __init__(self): self.noise = torch.rand(3)
+        def before_step(self): self.model[1][3].weight.grad[:, :3].add_(self.noise, alpha=.01)
+    assert check_callback(Random, skip=['ddp','freeze','mixed_precision','pickle']).ok
+
 def test_own_learner():
-    report = check_callback(Shrink, learner=regression, skip=['ddp'], on_fail='report')
-    assert report.ok and {'export'} <= set(report.not_owed)  # a list of items has no `new_empty`
-    assert 'cannot be exported' in report['export'].why
+    def two_groups():
+        learn = regression()
+        learn.splitter = two_parts
+        return learn
+    report = check_callback(Shrink, learner=two_groups, skip='ddp', on_fail='report')
+    assert report.ok and 'freeze' in report.kept and 'export' in report.not_owed  # a list of items has no `new_empty`
+    assert 'does not keep it without the callback: raised AttributeError' in report['export'].why
 
 def test_the_callback_given_is_left_alone():
     cb,learn = Shrink(.2),regression()
@@ -90,12 +287,71 @@ def test_the_callback_given_is_left_alone():
     check_callback(cb, only=['fit_twice','pickle'])
     assert dict(vars(cb))==before and cb.learn is learn
 
-def test_global_generators_are_left_alone():
+def test_the_process_is_left_alone():
+    from fastai_ext.contract.quiet import torch_flags
+    class Messy(Callback):
+        def before_fit(self):
+            torch.set_grad_enabled(True)
+            torch.set_default_dtype(torch.float32)
+            torch.autograd.set_detect_anomaly(True)
+            torch.use_deterministic_algorithms(True)
+            torch.set_num_threads(2)
     set_seed(3)
     want = torch.rand(3)
     set_seed(3)
+    flags,folder = torch_flags(),Path.cwd()
     check_callback(Shrink, only=['repr','fit_twice','get_preds'])
-    assert torch.equal(torch.rand(3), want)
+    check_callback(Messy, only=['fit_twice','folder'])
+    assert torch.equal(torch.rand(3), want) and torch_flags()==flags and Path.cwd()==folder
+
+def test_a_check_that_hangs_is_ended():
+    class Waits(Callback):
+        def after_validate(self):
+            if not getattr(self.learn, 'epoch', None) and not self.learn.recorder.losses: threading.Lock().acquire() and time.sleep(60)
+    report = check_callback(Waits, only=['validate','repr'], on_fail='report', limit=1)
+    assert report['validate'].why=='no end after 1 s' and report.kept==['repr']
+
+# bad input: one clear line each
+
+def test_wrong_arguments():
+    with pytest.raises(ValueError, match="only= names no promise 'reprr'; did you mean 'repr'"): check_callback(Shrink, only='reprr')
+    with pytest.raises(ValueError, match="owes= names no promise 'spelling'"): check_callback(Shrink, owes='spelling')
+    with pytest.raises(ValueError, match="allow= names no promise 'freez'; did you mean 'freeze'"): check_callback(Shrink, allow={'freez': 'x'})
+    with pytest.raises(ValueError, match='on_fail'): check_callback(Shrink, on_fail='ignore')
+    with pytest.raises(ValueError, match=r"Shrink has no argument 'rat' \(`strength=`\); it takes rate"): check_callback(Shrink, strength='rat')
+    with pytest.raises(TypeError, match='not a fastai Callback'): check_callback(int)
+    with pytest.raises(TypeError, match='learner= is a Learner; give a function that makes a new Learner'): check_callback(Shrink, contract_learner())
+    with pytest.raises(ValueError, match="two callbacks are called 'Shrink'; give a dict"): check_callbacks([lambda: Shrink(.1), lambda: Shrink(.2)])
+
+def test_functions_are_called_by_what_they_make():
+    assert list(check_callbacks([lambda: Shrink(), lambda: GradientClip()], only='repr'))==['Shrink', 'GradientClip']
+
+# pytest's decorator
+
+def test_parametrize(pytester_files):
+    outcome = pytester_files("""
+        from fastai.callback.core import Callback
+        from fastai_ext.contract.check import parametrize_with_checks
+        class Bad(Callback):
+            def __repr__(self): return ''
+        class Worse(Callback):
+            def before_fit(self): raise ValueError
+        @parametrize_with_checks([Bad, Worse], only=['runs', 'repr', 'losses', 'events'])
+        def test_callbacks(callback, check): check(callback)
+        """)
+    assert 'FAILED test_it.py::test_callbacks[Bad-repr]' in outcome and 'Bad breaks 1 of 1 promises' in outcome
+    assert 'FAILED test_it.py::test_callbacks[Worse-runs]' in outcome
+    assert '-losses]' not in outcome and '2 failed, 2 passed, 2 skipped' in outcome
+
+@pytest.fixture
+def pytester_files(tmp_path):
+    "Run pytest in this process's Python on a file of the given text: its output"
+    import subprocess, sys, textwrap
+    def _run(text):
+        (tmp_path/'test_it.py').write_text(textwrap.dedent(text))
+        cmd = [sys.executable, '-m', 'pytest', '-rA', '-q', '--no-header', '-p', 'no:cacheprovider', '-p', 'no:cov', 'test_it.py']
+        return subprocess.run(cmd, cwd=tmp_path, capture_output=True, text=True).stdout
+    return _run
 
 # the report
 
@@ -109,29 +365,18 @@ def test_report_and_error():
     assert e.value.report.broken==['repr']
     with pytest.raises(ContractError): check_callbacks([GradientClip, Odd], only='repr')
     both = check_callbacks({'a': GradientClip, 'b': Odd}, only='repr', on_fail='report')
-    assert both.broken=={'b': ['repr']} and not both.ok and 'a: 1 kept' in repr(both) and '<code>repr</code>' in both._repr_html_()
-
-def test_an_error_in_a_promise_is_reported():
-    class Bad(Callback):
-        def before_fit(self): raise ValueError('no\nfit')
-    why = check_callback(Bad, only='fit_twice', on_fail='report')['fit_twice'].why
-    assert why.startswith('raised ValueError') and 'no fit' in why
+    assert both.broken=={'b': ['repr']} and not both.ok and 'a: 1 kept' in repr(both) and '<td>repr</td>' in both._repr_html_()
+    with pytest.raises(KeyError, match="'freeze' was not judged; the report has repr"): both['b']['freeze']
 
 def test_skipping():
     report = check_callback(Shrink, only=['repr','construct'], skip={'construct': 'made by a factory'})
     assert report.not_owed==['construct'] and report['construct'].why=='made by a factory'
     assert [r.name for r in check_callback(Shrink, only=['repr','construct'], skip='construct').rows]==['repr']
 
-def test_wrong_arguments():
-    with pytest.raises(ValueError, match="no promise 'reprr'"): check_callback(Shrink, only='reprr')
-    with pytest.raises(ValueError, match='on_fail'): check_callback(Shrink, on_fail='ignore')
-    with pytest.raises(TypeError, match='not a fastai Callback'): check_callback(int)
-
 def test_own_promise():
     @promise("It has a doc")
     def documented_(s):
-        if s.last is None: raise NotOwed('nothing')
-        if not s.cls.__doc__: raise Broken(f"{s.cls.__name__} has no docstring")
+        if not s.cls.__doc__: s.broken(f"{s.cls.__name__} has no docstring")
     try:
         class Mute(Callback): pass
         assert check_callback(Shrink, only='documented').kept==['documented']

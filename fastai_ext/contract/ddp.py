@@ -18,10 +18,14 @@ from torch.nn.parallel import DistributedDataParallel
 from fastai.callback.core import Callback
 from fastai.torch_core import set_seed
 
-from .harness import Broken,NotOwed,Subject,differ,fresh,promise,quiet,reseed,weights_of
+from .compare import differ,weights_of
+from .harness import Broken,NotOwed,promise,reseed
+from .quiet import quiet
+from .subject import Subject,fresh
 
 # %% ../../nbs/contract/ddp.ipynb #2fde0eb7
 class Replica(DistributedDataParallel):
+    "A replicated model that passes on `reset`, which fastai's recurrent callbacks call"
     def reset(self):
         if hasattr(self.module, 'reset'): self.module.reset()
 
@@ -35,7 +39,7 @@ def shard(n, rank): return range(rank, n//2*2, 2)
 
 def train_rank(s, rank, with_cb):
     "Weights and class of the model after two fits on this rank's half of the data"
-    learn = s.pair()[1] if with_cb else s.learner()
+    learn = s.with_it()[0] if with_cb else s.learner()
     learn.add_cb(Replicate())
     dl = learn.dls.train
     if hasattr(dl, 'shuffle_fn'): learn.dls.loaders[0] = dl.new(shuffle=False, get_idxs=partial(shard, len(dl.dataset), rank))
@@ -48,11 +52,12 @@ def train_rank(s, rank, with_cb):
 def run_rank(folder, rank):
     "What each of the two processes does: train every subject in `folder`, note weights or the error"
     folder = Path(folder)
-    jobs = cloudpickle.loads((folder/'jobs.pkl').read_bytes())
+    jobs = [cloudpickle.loads(job) for job in cloudpickle.loads((folder/'jobs.pkl').read_bytes())]
     (folder/f'ready{rank}').touch()
     while not (folder/f'ready{1-rank}').exists(): time.sleep(.05)  # so that the timeout below is not spent on imports
     for i,(with_cb,args) in enumerate(jobs):
-        dist.init_process_group('gloo', init_method=(folder/f'meet{i}').as_uri(), rank=rank, world_size=2, timeout=timedelta(seconds=15))
+        meeting = (folder/f'meet{i}').as_uri()
+        dist.init_process_group('gloo', init_method=meeting, rank=rank, world_size=2, timeout=timedelta(seconds=15))
         try:
             with quiet(): res = train_rank(Subject(**args, tmp=folder), rank, with_cb)
             dist.barrier()
@@ -60,40 +65,66 @@ def run_rank(folder, rank):
         finally: dist.destroy_process_group()
         torch.save(res, folder/f'{i}_{rank}.pt')
 
-def run_ranks(subjects, seconds=300):
-    "Train the `subjects` (by name) on two processes: for each name a sentence about what broke, or None"
+# %% ../../nbs/contract/ddp.ipynb #a52bb54f
+def _jobs(subjects):
+    "What the ranks have to do, pickled, and for each subject the numbers of its job without and with it, or why there is none"
+    jobs,places,bases = [],{},{}
+    for name,s in subjects.items():
+        cb = fresh(s.cb) if isinstance(s.cb, Callback) else s.cb
+        args = dict(cb=cb, learner=None if s.default else s.factory, seed=s.seed)
+        try: pair = [cloudpickle.dumps((with_cb, args)) for with_cb in (False, True)]
+        except Exception as e:
+            places[name] = NotOwed(f"it cannot be sent to another process: {type(e).__name__}: {e}")
+            continue
+        alone = len(s.make())==1
+        base = bases.get(s.factory) if alone else None
+        if base is None:
+            base = len(jobs)
+            jobs.append(pair[0])
+            if alone: bases[s.factory] = base  # the learner without it is the same for all of them
+        places[name] = base,len(jobs)
+        jobs.append(pair[1])
+    return jobs,places
+
+def run_ranks(subjects, seconds=None):
+    "Train the `subjects` (by name) on two processes: for each name a `Broken`, a `NotOwed` or None"
+    jobs,places = _jobs(subjects)
     with tempfile.TemporaryDirectory() as d:
-        d,jobs = Path(d),[]
-        for s in subjects.values():
-            args = dict(cb=fresh(s.cb) if isinstance(s.cb, Callback) else s.cb, learner=None if s.default else s.factory, seed=s.seed)
-            jobs += [(False, args), (True, args)]
-        (d/'jobs.pkl').write_bytes(cloudpickle.dumps(jobs))
-        env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.pathsep.join(p for p in sys.path if p), 'WORLD_SIZE': '2'}
-        run = "import sys; from fastai_ext.contract.ddp import run_rank; run_rank(sys.argv[1], int(sys.argv[2]))"
-        ps = [subprocess.Popen([sys.executable, '-W', 'ignore', '-c', run, str(d), str(r)], env={**env, 'RANK': str(r)}, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.PIPE, text=True) for r in range(2)]
-        try: errs = [p.communicate(timeout=seconds)[1] for p in ps]
-        except subprocess.TimeoutExpired: errs = [f'no end after {seconds} s']
-        finally:
-            for p in ps: p.kill()
-        def _load(i): return [torch.load(f, weights_only=False) if (f:=d/f'{i}_{r}.pt').exists() else
-                              f"the process ended: {(errs[-1].strip().splitlines() or ['without a word'])[-1]}" for r in range(2)]
-        return {n: verdict(_load(2*i), _load(2*i+1)) for i,n in enumerate(subjects)}
+        folder = Path(d)
+        (folder/'jobs.pkl').write_bytes(cloudpickle.dumps(jobs))
+        error = _train(folder, seconds or 240+20*len(jobs)) if jobs else ''
+        def _load(i): return [torch.load(f, weights_only=False) if f.exists() else f"the process ended: {error}"
+                              for f in (folder/f'{i}_{rank}.pt' for rank in range(2))]
+        return {n: where if isinstance(where, NotOwed) else verdict(*map(_load, where)) for n,where in places.items()}
+
+def _train(folder, seconds):
+    "Run both ranks on `folder`; the last line of what went wrong"
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.pathsep.join(p for p in sys.path if p), 'WORLD_SIZE': '2'}
+    code = "import sys; from fastai_ext.contract.ddp import run_rank; run_rank(sys.argv[1], int(sys.argv[2]))"
+    ranks = [subprocess.Popen([sys.executable, '-W', 'ignore', '-c', code, str(folder), str(rank)], env={**env, 'RANK': str(rank)},
+                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for rank in range(2)]
+    try: errors = [p.communicate(timeout=seconds)[1] for p in ranks]
+    except subprocess.TimeoutExpired: errors = [f'no end after {seconds} s']
+    finally:
+        for p in ranks: p.kill()
+    return (errors[-1].strip().splitlines() or ['without a word'])[-1]
 
 def verdict(base, mine):
-    "A sentence about what two ranks made of a subject, or None"
-    if err := [o for o in base if isinstance(o, str)]: return NotOwed(f"the learner does not train on two processes without the callback: {err[0]}")
-    errs = sorted((('gloo' in o, f"rank {r} raised {o}") for r,o in enumerate(mine) if isinstance(o, str)))
-    if errs: return Broken(errs[0][1])  # the other rank only waits in vain, in gloo
+    "What two ranks made of a subject: a `Broken`, a `NotOwed` or None"
+    failed = [o for o in base if isinstance(o, str)]
+    if failed: return NotOwed(f"the learner does not train on two processes without the callback: {failed[0]}")
+    errors = sorted((('gloo' in o, f"rank {rank} raised {o}") for rank,o in enumerate(mine) if isinstance(o, str)))
+    if errors: return Broken(errors[0][1])  # the other rank only waits in vain, in gloo
     if diff := differ(mine[0]['weights'], mine[1]['weights']): return Broken(f"the two processes end with different weights: {diff}")
     for a,b in zip(base, mine, strict=True):
         if a['model'] != b['model']: return Broken(f"after the fit the model is a {b['model']} instead of a {a['model']}")
 
-# %% ../../nbs/contract/ddp.ipynb #a52bb54f
+# %% ../../nbs/contract/ddp.ipynb #f3c3962a
 def can_ddp(): return dist.is_available() and dist.is_gloo_available()
 
-@promise("On two processes every one ends with the same weights")
+@promise("On two processes every one ends with the same weights", control=False)
 def ddp(s):
     if not can_ddp(): raise NotOwed("this PyTorch has no gloo")
     if not hasattr(s, 'ddp_verdict'): s.ddp_verdict = run_ranks({'subject': s})['subject']
-    if s.ddp_verdict: raise s.ddp_verdict
+    if isinstance(s.ddp_verdict, NotOwed): raise s.ddp_verdict
+    if s.ddp_verdict: s.broken(str(s.ddp_verdict))

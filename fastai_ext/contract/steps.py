@@ -18,66 +18,73 @@ from fastai.torch_core import norm_types
 from fastcore.basics import store_attr
 from fastcore.foundation import L
 
-from .harness import Broken,NotOwed,differ,fit,promise,state_of,unlike,weights_of
-from .promises import recorded,trains
+from .compare import differ,state_of,unlike,weights_of
+from .harness import NotOwed,batch_size,fastai_loader,fit,promise,recorded
+from .promises import trains
 
 # %% ../../nbs/contract/steps.ipynb #e4d725ec
 class Steps(Callback):
     "Count the steps that reach the optimizer and record the norm of the gradients there"
     def before_fit(self):
         self.norms,opt = [],self.opt
-        def step(*args, **kwargs):
-            gs = [p.grad.norm() for p in self.learn.model.parameters() if p.grad is not None and p.requires_grad]
-            self.norms.append(torch.stack(gs).norm().item() if gs else 0.)
-            return type(opt).step(opt, *args, **kwargs)
-        opt.step = step
+        step = opt.step  # of fastai's optimizers, or of torch's within an `OptimWrapper`
+        def _counted(*args, **kwargs):
+            grads = [p.grad.norm() for p in self.learn.model.parameters() if p.grad is not None and p.requires_grad]
+            self.norms.append(torch.stack(grads).norm().item() if grads else 0.)
+            return step(*args, **kwargs)
+        opt.step = _counted
     def after_fit(self): vars(self.opt).pop('step', None)
+
+def has(learn, kind): return any(isinstance(cb, kind) for cb in learn.cbs)
 
 # %% ../../nbs/contract/steps.ipynb #22be65e0
 @promise("Under `GradientAccumulation` it trains, with as many optimizer steps as without it")
 def accumulation(s):
-    if issubclass(s.cls, GradientAccumulation): raise NotOwed("it is the accumulation")
-    n = []
     base,learn,_ = s.pair()
-    before,n_acc = weights_of(learn),2*base.dls.train.bs
+    if has(learn, GradientAccumulation): raise NotOwed("the learner accumulates already")
+    before,n_acc,counts = weights_of(learn),2*batch_size(base.dls.train),[]
     for o in (base,learn):
-        cb = Steps()
-        fit(o, cbs=[GradientAccumulation(n_acc),cb])
-        n.append(len(cb.norms))
-    trains(base, learn, before, "with GradientAccumulation")
-    if n[0]!=n[1]: raise Broken(f"{n[1]} optimizer steps with GradientAccumulation({n_acc}), without the callback {n[0]}")
+        steps = Steps()
+        fit(o, cbs=[GradientAccumulation(n_acc),steps])
+        counts.append(len(steps.norms))
+    trains(s, learn, before, "with GradientAccumulation")
+    if counts[0] != counts[1]:
+        s.broken(f"{counts[1]} optimizer steps with GradientAccumulation({n_acc}), without the callback {counts[0]}")
 
 def _batches(learn, bs, k):
     "`learn`, its training data unshuffled in batches of `bs` over the same items for each `k`"
-    if not hasattr(learn.dls.train, 'shuffle_fn'): raise NotOwed("the learner's DataLoader is not fastai's")
-    n = len(learn.dls.train.dataset)//(bs*k)*(bs*k)
-    learn.dls.loaders[0] = learn.dls.train.new(bs=bs, shuffle=False, drop_last=True, get_idxs=partial(range, n), n=n)
+    train = fastai_loader(learn.dls.train)
+    n = len(train.dataset)//(bs*k)*(bs*k)
+    learn.dls.loaders[0] = train.new(bs=bs, shuffle=False, drop_last=True, get_idxs=partial(range, n), n=n)
     return learn
 
-@promise("Gradients accumulated over four small batches train as one large batch does: its share is neither multiplied nor lost")
+@promise("Gradients accumulated over four small batches train as one large batch does", owed_by='strength')
 def accumulation_exact(s):
-    if not (s.strength or 'accumulation_exact' in s.owes): raise NotOwed("owed by callbacks with a strength (`strength=`), or by `owes='accumulation_exact'`")
-    base,learn,_ = s.pair(plain=True)
-    if any(isinstance(m, norm_types) for m in learn.model.modules()): raise NotOwed("the learner's model has BatchNorm, which sees each small batch")
-    bs = max(base.dls.train.bs//4, 1)
-    big,small = [],[]
-    for mk in (lambda: s.plain(), lambda: s.pair(plain=True)[1]):
-        big.append(weights_of(fit(_batches(mk(), 4*bs, 1), 2)))
-        small.append(weights_of(fit(_batches(mk(), bs, 4), 2, cbs=GradientAccumulation(4*bs))))
-    if diff := differ(big[0], small[0], tol=1e-5): raise NotOwed(f"the learner does not keep it without the callback: {diff}")
-    if diff := differ(big[1], small[1], tol=1e-5): raise Broken(f"four batches of {bs} accumulated, against one of {4*bs}: {diff}")
+    _,learn,_ = s.pair(plain=True)
+    if has(learn, GradientAccumulation): raise NotOwed("the learner accumulates already")
+    if any(isinstance(m, norm_types) for m in learn.model.modules()):
+        raise NotOwed("the learner's model has BatchNorm, which sees each small batch")
+    bs = max(batch_size(learn.dls.train)//4, 1)
+    one = fit(_batches(s.pair(plain=True)[1], 4*bs, 1), 2)
+    four = fit(_batches(s.pair(plain=True)[1], bs, 4), 2, cbs=GradientAccumulation(4*bs))
+    if diff := differ(weights_of(one), weights_of(four), tol=1e-5):
+        s.broken(f"four batches of {bs} accumulated, against one of {4*bs}: {diff}: its share is multiplied or lost")
 
 # %% ../../nbs/contract/steps.ipynb #c66930eb
+def _norms(learn, *cbs):
+    "The norms of the gradients that reach the optimizer in a fit"
+    steps = Steps()
+    fit(learn, cbs=[*cbs, steps])
+    return steps.norms
+
 @promise("What `GradientClip` has clipped stays clipped: it adds nothing to the gradients afterwards")
 def clipping(s):
     base,learn,_ = s.pair()
-    top = max(fit(base, cbs=(cb:=Steps())) and cb.norms)/10
-    for what,o in (('base',s.learner()),('',learn)):
-        fit(o, cbs=[GradientClip(top),cb:=Steps()])
-        worst = max(cb.norms, default=0.)
-        if worst > top*1.001:
-            if what: raise NotOwed("the learner's gradients are not clipped without the callback")
-            raise Broken(f"gradients of norm {worst:.3g} reach the optimizer behind GradientClip({top:.3g})")
+    norms = _norms(base)
+    if not any(norms): raise NotOwed("the learner has no gradients to clip")
+    top = max(norms)/10
+    worst = max(_norms(learn, GradientClip(top)), default=0.)
+    if worst > top*1.001: s.broken(f"gradients of norm {worst:.3g} reach the optimizer behind GradientClip({top:.3g})")
 
 # %% ../../nbs/contract/steps.ipynb #20f9f865
 class CPUMixedPrecision(MixedPrecision):
@@ -92,31 +99,29 @@ class CPUMixedPrecision(MixedPrecision):
 
 @promise("Under `MixedPrecision` it trains, weights keep their type, and the scale of the loss changes nothing")
 def mixed_precision(s):
-    if issubclass(s.cls, MixedPrecision): raise NotOwed("it is the mixed precision")
-    base,learn,_ = s.pair()
-    types = {n: p.dtype for n,p in learn.model.named_parameters()}
-    before = weights_of(learn)
-    for o in (base,learn): fit(o, cbs=CPUMixedPrecision(cast=True))
-    trains(base, learn, before, "with MixedPrecision")
-    for n,p in learn.model.named_parameters():
-        if p.dtype != types.get(n, p.dtype): raise Broken(f"'{n}' was {types[n]}, after a fit in mixed precision it is {p.dtype}")
-    (b0,l0,_),(b1,l1,_) = s.pair(),s.pair()
-    for o in (b0,l0): fit(o)
-    for o in (b1,l1): fit(o, cbs=CPUMixedPrecision())
-    if diff := differ(weights_of(b0), weights_of(b1), tol=1e-6): raise NotOwed(f"a scaled loss changes the training without the callback: {diff}")
-    if diff := differ(weights_of(l0), weights_of(l1), tol=1e-6): raise Broken(f"with a loss scale of 65536, against none: {diff}")
+    learn,_ = s.with_it()
+    if has(learn, MixedPrecision): raise NotOwed("the learner has mixed precision already")
+    types,before = {n: p.dtype for n,p in learn.model.named_parameters()},weights_of(learn)
+    fit(learn, cbs=CPUMixedPrecision(cast=True))
+    trains(s, learn, before, "with MixedPrecision")
+    for name,p in learn.model.named_parameters():
+        if p.dtype != types.get(name, p.dtype): s.broken(f"'{name}' was {types[name]}, after a fit in mixed precision it is {p.dtype}")
+    plain,scaled = fit(s.with_it()[0]),fit(s.with_it()[0], cbs=CPUMixedPrecision())
+    if diff := differ(weights_of(plain), weights_of(scaled), tol=1e-6): s.broken(f"with a loss scale of 65536, against none: {diff}")
 
 # %% ../../nbs/contract/steps.ipynb #c2900442
 class Overflow(Callback):
-    "Make the gradients of training batch `it` infinite; optionally look at weights and the subject before and after each batch"
+    "Make the gradients of training batch `it` infinite; look at weights and the subject before and after each batch"
     order,run_valid = MixedPrecision.order+50,False
-    def __init__(self, it=None, subject=None): store_attr(); self.moves,self.weights = [],[]
+    def __init__(self, it=None, subject=None):
+        store_attr()
+        self.states,self.weights = [],[]
     def __call__(self, event_name):
-        if event_name=='before_train' and not self.moves: self.look()
+        if event_name=='before_train' and not self.states: self.look()
         if event_name=='before_backward' and self.train_iter==self.it: self.learn.loss_grad = self.loss_grad*math.inf
     def look(self):
         self.weights.append(weights_of(self.learn))
-        self.moves.append(state_of(self.subject) if self.subject else {})
+        self.states.append(state_of(self.subject))
 
 class Look(Callback):
     "Tell an `Overflow` to look when the batch is over for every other callback"
@@ -124,40 +129,39 @@ class Look(Callback):
     def __init__(self, overflow): self.overflow = overflow
     def after_batch(self): self.overflow.look()
 
-def _moved(cb, i):
-    "The attributes that batch `i` moved"
-    a,b = cb.moves[i],cb.moves[i+1]
-    return {k: unlike(a.get(k), b[k], k) for k in b if unlike(a.get(k), b[k], k)}
+def _moved(spy, i):
+    "The attributes that batch `i` moved, each in words"
+    if len(spy.states) <= i+1: return {}
+    before,after = spy.states[i],spy.states[i+1]
+    diffs = {k: unlike(before.get(k), v, k) for k,v in after.items()}
+    return {k: diff for k,diff in diffs.items() if diff}
 
 @promise("A step that mixed precision cancels changes no weight and moves nothing that counts or averages steps")
 def cancelled_step(s):
-    if issubclass(s.cls, MixedPrecision): raise NotOwed("it is the mixed precision")
-    it,runs = 2,[]
-    for cb in (False,True):
-        base,learn,mine = s.pair()
-        o,spy = (learn if cb else base),Overflow(it, mine if cb else None)
-        fit(o, cbs=[CPUMixedPrecision(),spy,Look(spy)])
-        runs.append(spy)
-        if len(spy.weights) < it+2: raise NotOwed("the fit ends before the step to cancel")
-        if diff := differ(spy.weights[it], spy.weights[it+1], how='changed by'):
-            if not cb: raise NotOwed(f"the learner moves without the callback: {diff}")
-            raise Broken(f"the step was cancelled, yet {diff}")
-    base,learn,mine = s.pair()
-    _,waits,mine = s.pair()
+    learn,mine = s.with_it()
+    if has(learn, MixedPrecision): raise NotOwed("the learner has mixed precision already")
+    it,spy = 2,Overflow(2, mine)
+    fit(learn, cbs=[CPUMixedPrecision(),spy,Look(spy)])
+    if len(spy.weights) < it+2: raise NotOwed("the fit ends before the step to cancel")
+    if diff := differ(spy.weights[it], spy.weights[it+1], how='changed by'): s.broken(f"the step was cancelled, yet {diff}")
+    if not _moved(spy, it): return
+    waits,mine = s.with_it()
     still = Overflow(None, mine)
     fit(waits, cbs=[GradientAccumulation(10**9),still,Look(still)])
-    steps = set(_moved(runs[1], it-1)) - set(_moved(still, it-1) if len(still.moves) > it else ())
-    for k,diff in _moved(runs[1], it).items():
-        if k in steps: raise Broken(f"its attribute {k} counts steps, and moved with a cancelled one: {diff}")
+    steps = set(_moved(spy, it-1)) - set(_moved(still, it-1))
+    for k,diff in _moved(spy, it).items():
+        if k in steps: s.broken(f"its attribute {k} counts steps, and moved with a cancelled one: {diff}")
 
 # %% ../../nbs/contract/steps.ipynb #cdf05032
-@promise("With a learning rate of 0 the losses are those of a fit without it")
+@promise("With a learning rate of 0 the losses are those of a fit without it", owed_by='strength')
 def losses(s):
-    if not (s.strength or 'losses' in s.owes): raise NotOwed("owed by callbacks with a strength (`strength=`), or by `owes='losses'`")
     base,learn,_ = s.pair(plain=True)
     before = weights_of(learn)
-    fit(base, lr=0.), fit(learn, lr=0.)
+    fit(base, lr=0., wd=0.), fit(learn, lr=0., wd=0.)
     if differ(before, weights_of(learn)): raise NotOwed("it changes weights itself, even with a learning rate of 0")
-    (bv,bl),(lv,ll) = recorded(base),recorded(learn)
-    for what,a,b in (('training losses',bl,ll), *((f'{c}',[r[i] for r in bv],[r[i] for r in lv]) for i,c in enumerate(base.recorder.metric_names[1:]))):
-        if (d := max(abs(x-y) for x,y in zip(a, b, strict=True))) > 1e-6: raise Broken(f"{what}: differ by {d:.2g} from those without it")
+    (base_values,base_losses),(values,batch_losses) = recorded(base),recorded(learn)
+    pairs = [('training losses', base_losses, batch_losses)]
+    pairs += [(c, [row[i] for row in base_values], [row[i] for row in values]) for i,c in enumerate(base.recorder.metric_names[1:-1])]
+    for what,want,got in pairs:
+        far = max((abs(a-b) for a,b in zip(want, got, strict=True)), default=0.)
+        if far > 1e-6: s.broken(f"{what}: differ by {far:.2g} from those without it")
