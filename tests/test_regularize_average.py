@@ -11,7 +11,8 @@ from fastai.learner import load_learner
 from fastai.optimizer import Adam, OptimWrapper, SGD
 from fastai.torch_core import set_seed
 
-from fastai_ext.contract.harness import contract_learner, fit as fit_, weights_of
+from fastai_ext.contract.compare import weights_of
+from fastai_ext.contract.harness import contract_learner, fit as fit_
 from fastai_ext.contract.steps import CPUMixedPrecision, Overflow
 from fastai_ext.regularize.average import EMA, SWA
 

@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../nbs/contract/around.ipynb #5a428fe2
 import copy,pickle,warnings
+from functools import partial
 
 import torch
 from fastai.callback.core import FetchPredsCallback
@@ -79,16 +80,18 @@ def undisturbed(s, learn, detour, what, started=None):
     if grads != requires_grad(learn): s.broken(f"{what}: what requires a gradient is not what it was")
 
 # %% ../../nbs/contract/around.ipynb #5c09e435
+def _fitted(s, n): return fit(s.with_it()[0], n) if n else s.with_it()[0]
+
+def _started(s, n): return fit(_fitted(s, n), 0)
+
 def _lr_find(learn): learn.lr_find(num_it=8, show_plot=False, suggest_funcs=None)
 
 @promise("`lr_find` leaves weights, optimizer, columns and its own state as they were; training afterwards is as without it")
 def lr_find(s):
     for fits_before,when in ((0, 'on a new learner'), (1, 'between two fits')):
-        def _new():
-            learn,_ = s.with_it()
-            return fit(learn) if fits_before else learn
-        def _started(): return fit(_new(), 0)  # what a callback does at the start of any fit, as setting first weights, may stay
-        undisturbed(s, _new(), _lr_find, f"lr_find {when}", _started)
+        learn = _fitted(s, fits_before)
+        # what a callback does at the start of any fit, as setting first weights, may stay
+        undisturbed(s, learn, _lr_find, f"lr_find {when}", partial(_started, s, fits_before))
     detoured(s, _lr_find, 'lr_find')
 
 def _validate(learn): learn.validate()

@@ -10,12 +10,10 @@ import re
 
 import fastai_ext.contract.promises,fastai_ext.contract.around,fastai_ext.contract.ended  # noqa: F401  they register their promises
 import fastai_ext.contract.steps,fastai_ext.contract.tidy  # noqa: F401
-from fastai.callback.core import Callback
 from fastcore.foundation import L
 
 from .ddp import can_ddp,run_ranks
 from .harness import Broken,NotOwed,known_names,promises
-from .promises import Unfit
 from .quiet import TimeUp,quiet,within
 from .report import ContractError,Report,Reports,Row
 from .subject import Subject

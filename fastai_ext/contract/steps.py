@@ -121,7 +121,7 @@ class Overflow(Callback):
         if event_name=='before_backward' and self.train_iter==self.it: self.learn.loss_grad = self.loss_grad*math.inf
     def look(self):
         self.weights.append(weights_of(self.learn))
-        self.states.append(state_of(self.subject))
+        self.states.append(state_of(self.subject) if self.subject else {})
 
 class Look(Callback):
     "Tell an `Overflow` to look when the batch is over for every other callback"
