@@ -157,7 +157,8 @@ class WeightDecay(Callback):
     Raises `ValueError` for a strength that is negative or not a number, and in `fit` for an optimizer without `wd`."""
     order = GradientClip.order + 79  # last before the step: what cancels a step, or changes gradients, comes before
     run_valid = False
-    _stateattrs = ('_lists','_parts','_own')
+    _stateattrs = ('_lists','_parts','_own','_before')
+    _before = None
     _lists,_parts,_own = (),(),None
 
     def __init__(self,
@@ -198,7 +199,9 @@ class WeightDecay(Callback):
         ws = self.choose(self.learn)
         if not len(ws):
             raise ValueError(f"WeightDecay: only={self.only!r}, skip={self.skip!r} leave no weight to decay; choose others")
-        if self.strength is not None: self.opt.set_hyper('wd', self.strength)
+        if self.strength is not None:
+            if self._before is None: self._before = [h['wd'] for h in self.opt.hypers]
+            self.opt.set_hyper('wd', self.strength)
         whole = {id(p) for w in ws if not w.role.index for p in w.params if p.ndim > 1 or self.only is not None}
         self._lists = [[p for p in g if id(p) in whole] for g in self.opt.param_lists]
         self._parts = [[w for w in ws if w.role.index and any(w.param is p for p in g)] for g in self.opt.param_lists]
@@ -230,6 +233,9 @@ class WeightDecay(Callback):
 
     def after_step(self): self._put_back()
     def after_batch(self): self._put_back()
-    def after_fit(self): self._put_back()
+    def after_fit(self):
+        self._put_back()
+        if self._before is not None and self.opt is not None: self.opt.set_hyper('wd', self._before)  # a fit without it decays as before
+        self._before = None
 
     def __repr__(self): return f'WeightDecay(wd={self.strength!r}, only={self.only!r}, skip={self.skip!r}, how={self.how!r})'
