@@ -56,6 +56,8 @@ from .tabular.effects import *
 from .callbacks import *
 from .contract.check import *
 from .contract.harness import *
+from .contract.report import *
+from .contract.subject import *
 from .vision.augment import *
 from .vision.files.find import *
 from .vision.files.jpeg import *

@@ -76,7 +76,8 @@ callback_examples = dict(
     JacobianPenalty = dict(cb=partial(JacobianPenalty, n_proj=3), strength='jacobian', owes='rng'),
     ConfidencePenalty = dict(cb=ConfidencePenalty, strength='confidence', owes='rng'),
     DropoutSchedule = dict(cb=DropoutSchedule, learner=dropout_learner),
-    Mixout = dict(cb=Mixout, strength='p', owes='rng', skip=dict(accumulation_exact='each batch draws its own mask')),
+    Mixout = dict(cb=Mixout, strength='p', owes='rng', skip=dict(
+        accumulation_exact='each batch draws its own mask', second_fit='it mixes with the weights before its first fit, on purpose')),
     WeightDecay = dict(cb=partial(WeightDecay, wd=.1), strength='wd', owes='rng'),
 )
 callback_bases = (Tunable,Regularizer,Penalty,Proximal,Constraint,ActivationPenalty,Averaged,LossTerm)  # public, but only to be subclassed
