@@ -102,7 +102,8 @@ engines = {  # called by other modules of the package; a user who needs one impo
     'fastai_ext.model.effective', 'fastai_ext.model.roles', 'fastai_ext.table',
     'fastai_ext.keep.batch', 'fastai_ext.keep.state', 'fastai_ext.keep.learner', 'fastai_ext.keep.checkpoint', 'fastai_ext.regularize.again',
     'fastai_ext.regularize.base', 'fastai_ext.regularize.steps', 'fastai_ext.regularize.strength', 'fastai_ext.regularize.proximal',
-    'fastai_ext.init.recipes', 'fastai_ext.init.special', 'fastai_ext.init.rates',
+    'fastai_ext.init.rates',
+    'fastai_ext.init.recipes', 'fastai_ext.init.plan', 'fastai_ext.init.once', 'fastai_ext.init.meant', 'fastai_ext.model.lattice',
     'fastai_ext.init.schemes',  # `ones`, `normal` and the like are common names; `scheme` and `schemes` are in `all`
     'fastai_ext.regularize.units',
     'fastai_ext.vision.chance', 'fastai_ext.vision.command', 'fastai_ext.vision.fields', 'fastai_ext.vision.mark', 'fastai_ext.vision.placement', 'fastai_ext.vision.patch', 'fastai_ext.vision.workers',

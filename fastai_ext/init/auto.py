@@ -10,36 +10,19 @@ import difflib
 from collections import Counter
 from torch import nn
 from ..model.flow import Follow, flow
-from .plan import Plan, Planned, _args, _fixed, _left, _named
-from ..model.provenance import provenance
+from .meant import meant, unusual
+from .plan import Plan, Planned, check_args, fixed_rows, is_named, left_alone, scheme_args
+from ..model.provenance import draws, provenance
 from .recipes import recipes
-from .schemes import scheme as _scheme, schemes
+from .schemes import aliases, canonical, scheme as _scheme, schemes
 from ..model.roles import is_norm
 from ..model.weights import unwrap, weights
 
 # %% ../../nbs/init/auto.ipynb #dca3f20f
-def _constant(t): return t.numel() > 1 and bool((t == t.flatten()[0]).all())
-
-def _meant(ws):
-    "Weights that somebody started at a constant on purpose, with the reason"
-    mats = [w for w in ws if w.is_matrix and not w.param.is_meta]
-    zero = {id(w) for w in mats if not w.data.flatten()[:64].any() and not w.data.any()}
-    if len(zero)*2 > len(mats): zero = set()  # a network of zeros is no design
-    res = {i: 'starts at zero on purpose' for i in zero}
-    res.update({id(w): 'its rows repeat on purpose: ICNR before a pixel shuffle' for w in mats if w.kind=='conv' and id(w) not in zero
-                and len(w.data) % 4 == 0 and (w.data[0::4] == w.data[1::4]).all()})
-    for w in ws:
-        # .01 or .02 is a habit, -4.6 a decision
-        if w.kind == 'bias' and w.fan_in is not None and not w.param.is_meta and _constant(w.data) and w.data.flatten()[0].abs() >= .5:
-            for o in ws:
-                if o.module is w.module: res[id(o)] = f"its layer starts with a bias of {w.data.flatten()[0].item():.2g} on purpose"
-    return res
-
-def _embed(w, family):
-    "A table that feeds a network of features starts small, and so does one that is the decoder too; before recurrent layers and attention none is better"
-    if family == 'transformer' and w.tied: return 'normal', dict(std=.02), 'embedding that is the decoder too'
-    if family in ('transformer','recurrent'): return '', None, f"embedding of a {family} network: no start was found that is better than its own"
-    return 'trunc_normal', dict(std=.01), f"embedding of a {family} network"
+def _embed(family):
+    if family == 'transformer': return 'normal', dict(std=.02)
+    if family == 'recurrent': return 'uniform', dict(low=-.1, high=.1)
+    return 'trunc_normal', dict(std=.01)
 
 def _rule(w, f, family, branches):
     "(scheme, arguments, reason) for one weight under the automatic policy"
@@ -48,35 +31,33 @@ def _rule(w, f, family, branches):
         if w.block in ('q','k','v'): g,why = 1.,f"{dict(q='query',k='key',v='value')[w.block]} of attention, by itself"
         elif f.residual and branches > 1: g,why = g/branches**.5,f"ends one of {branches} residual branches" + (f", {f.act} follows" if f.act else '')
         name,mode = ('xavier_uniform','fan_avg') if w.kind=='attention' else ('kaiming_normal','fan_in')
-        return name, dict(_args(_scheme(name), w, {}), gain=g, mode=mode), why
-    if w.kind == 'rnn_input': return 'xavier_uniform', _args(_scheme('xavier_uniform'), w, {}), 'input of a recurrent gate'
+        return name, dict(scheme_args(_scheme(name), w, {}), gain=g, mode=mode), why
+    if w.kind == 'rnn_input': return 'xavier_uniform', scheme_args(_scheme('xavier_uniform'), w, {}), 'input of a recurrent gate'
     if w.kind == 'rnn_hidden':
         relu = getattr(w.module, 'nonlinearity', '') == 'relu'
         return 'identity' if relu else 'orthogonal', dict(gain=1.), 'recurrent, ReLU' if relu else 'recurrent gate'
     if w.kind == 'rnn_proj': return 'orthogonal', dict(gain=1.), 'recurrent projection'
-    if w.kind == 'embedding': return _embed(w, family)
+    if w.kind == 'embedding': return (*_embed(family), f"embedding of a {family} network")
     if w.kind == 'bias' and w.fan_in is not None and w.attr not in ('bias_k','bias_v'):
         if w.block == 'f' and w.attr.startswith('bias_ih'): return 'ones', {}, 'forget gate starts open: 1 over both biases'
         return 'zeros', {}, 'bias of a layer'
     if w.kind == 'norm' and not w.data.any(): return '', None, 'zero on purpose: its branch starts closed'
-    return '', None, _left[w.kind]
+    return '', None, left_alone[w.kind]
 
 def _family(ws):
     kinds = Counter(w.kind for w in ws)
     return 'transformer' if kinds['attention'] else 'recurrent' if kinds['rnn_hidden'] else 'convolutional' if kinds['conv'] else 'tabular'
 
-def _auto(model, fl, ws, only):
+def _auto(model, fl, ws, only, every, found):
     "The automatic policy"
-    every = weights(model)
-    family,meant = _family(every),_meant(every)
-    meant = {w.name: meant[id(w)] for w in every if id(w) in meant}
+    family,kept = _family(every),{**unusual(every, found), **meant(every, found)}
     branches = sum(f.residual for f in fl.values())
     for w in ws:
         f = fl.get(w.name) or fl.get(w.full_name.rpartition('.')[0], Follow())
-        if w.name in meant: yield Planned(w, reason=meant[w.name])
+        if w.name in kept and not is_named(w, only): yield Planned(w, reason=kept[w.name])
         else:
             name,kw,why = _rule(w, f, family, branches)
-            if not name and _named(w, only): name,kw,why = _start(w)
+            if not name and is_named(w, only): name,kw,why = _start(w)
             yield Planned(w, name, kw, why)
 
 def _start(w):
@@ -87,14 +68,32 @@ def _start(w):
     return 'trunc_normal', dict(std=.02), 'named'
 
 # %% ../../nbs/init/auto.ipynb #4d43b0f2
+_lsuv = ('lsuv','lsuv orthogonal')  # not planned weight by weight: `Init` and `init_weights` hand them on
+
 def check_scheme(
-    scheme, # 'auto', name of a scheme or a recipe, or a function that fills a tensor
-):          # `scheme`
-    "Raises `ValueError` with the nearest names for an unknown scheme"
-    if callable(scheme) or scheme in ('auto', *recipes, *schemes): return scheme
-    known = ['auto', *recipes, *schemes]
-    near = difflib.get_close_matches(str(scheme).lower().strip('_'), known, 3, .4) or known
-    raise ValueError(f"init: scheme {scheme!r} is unknown; nearest: {', '.join(near)}")
+    scheme, # 'auto', 'lsuv', name of a scheme or a recipe in any of its spellings, or a function that fills a tensor
+    **kw,   # Arguments of the scheme
+):          # The scheme under our name for it
+    "Raises `ValueError` with the nearest names for an unknown scheme, and for an argument that the scheme does not take"
+    scheme = canonical(scheme)
+    if isinstance(scheme, str) and scheme.lower() in (*_lsuv, 'auto', *recipes): scheme = scheme.lower()
+    if scheme == 'auto':
+        if kw: raise ValueError(f"init: 'auto' takes no argument {', '.join(kw)}; name a scheme, for example 'normal'")
+    elif scheme in _lsuv:
+        if bad := [k for k in kw if k not in ('std','orthogonal','train')]: raise ValueError(
+            f"init: 'lsuv' takes no argument {', '.join(bad)}; it takes std, orthogonal, train")
+    elif callable(scheme) or scheme in schemes: check_args(_scheme(scheme), kw)
+    elif scheme in recipes: check_args(recipes[scheme], kw, ('model','rows','fl'))
+    else:
+        known = ['auto', 'lsuv', *recipes, *schemes, *aliases]
+        near = difflib.get_close_matches(str(scheme).lower().strip('_'), known, 3, .4) or known
+        raise ValueError(f"init: scheme {scheme!r} is unknown; nearest: {', '.join(near)}")
+    return scheme
+
+def _hold(r, known):
+    "Leave the weight alone: frozen, or not shown to be fresh"
+    r.held = bool(r.scheme) and not r.weight.frozen and known.get(r.name, '') not in ('pretrained body','loaded by from_pretrained')
+    r.scheme,r.kw,r.reason = '',None,known.get(r.name, 'frozen')
 
 def init_plan(
     model,             # `nn.Module` or `Learner`
@@ -102,22 +101,26 @@ def init_plan(
     only=None,         # Only these: wildcard names, layer types, parameter-group numbers, predicates, or a list of them
     skip=None,         # Not these, likewise
     force:bool=False,  # Also weights that are frozen or were loaded
-    since:dict|None=None, # `versions` of the weights when the model was made; what has changed since counts as loaded
     **kw,              # Arguments of the scheme, such as `std`
 )->Plan: # One `Planned` per weight
     """What `Init` would do, without doing it. Weights that are frozen, loaded or trained are left alone unless `force`.
     Raises `ValueError` for an unknown scheme or a model without weights."""
-    check_scheme(scheme)
-    if scheme == 'auto' and kw: raise ValueError(f"init: 'auto' takes no argument {', '.join(kw)}; name a scheme")
+    scheme = check_scheme(scheme, **kw)
+    if scheme in _lsuv: raise ValueError("init_plan: LSUV scales by a forward pass and has no plan; call lsuv(model, xb), learn.init_weights('lsuv') or LSUV()")
     ws = weights(model, only, skip)
     net = unwrap(model if isinstance(model, nn.Module) else model.model)
     if not len(ws) and only is None and skip is None: raise ValueError(f"init: {type(net).__name__} has no weights to initialize")
-    if scheme == 'auto' or scheme in recipes: rows = Plan(_auto(net, fl := flow(net), ws, only))
-    else: rows = Plan(_fixed(ws, scheme, kw, only))
+    every = weights(net)
+    found = draws(every)
+    if scheme == 'auto' or scheme in recipes: rows = Plan(_auto(net, fl := flow(net), ws, only, every, found))
+    else:
+        rows,kept = Plan(fixed_rows(ws, scheme, kw, only)),meant(every, found) if only is None and not force else {}
+        for r in rows:
+            if r.scheme and r.name in kept: r.scheme,r.kw,r.reason = '',None,kept[r.name]
     if scheme in recipes: recipes[scheme](net, rows, fl, **kw)
-    known = provenance(model, since)
+    known = provenance(model, found)
     for r in rows:
-        if not force and (r.weight.frozen or r.name in known): r.scheme,r.kw,r.reason = '',None,known.get(r.name, 'frozen')
+        if not force and (r.weight.frozen or r.name in known): _hold(r, known)
         elif force and not r.scheme and r.name in known and is_norm(r.weight.module):
             r.scheme,r.reason = ('ones' if r.weight.kind=='norm' else 'zeros'),'trained norm starts anew'
     return rows

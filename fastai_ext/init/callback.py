@@ -7,78 +7,62 @@ __all__ = ['Init']
 
 # %% ../../nbs/init/callback.ipynb #3ef891d0
 import warnings
-import torch
-import torch.distributed as dist
-from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.learner import Learner
 from fastcore.basics import patch
 from .auto import check_scheme, init_plan
-from ..keep.state import rng_kept
-from ..model.provenance import _versions, versions
+from .lsuv import lsuv
+from .once import Once, first_order, forget, share, shared_seed, warn_left
+from ..model.provenance import ledger
 from ..model.weights import unwrap
 
 # %% ../../nbs/init/callback.ipynb #63c02d35
-def _shared_seed(seed):
-    "`seed`, or one that follows from torch's global generator without using it; equal on all ranks"
-    if seed is None:
-        with rng_kept(): seed = torch.randint(2**31, (1,)).item()
-    if _ranks() > 1:
-        box = [seed]
-        dist.broadcast_object_list(box, src=0)
-        seed = box[0]
-    return seed
-
-def _ranks(): return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-def _forget(opt, params):
-    "Drop the optimizer's moments of `params`: they belong to the old weights"
-    for p in params if opt is not None else ():
-        state = getattr(opt, 'state', {}).get(p)
-        for k in set(state or ()) - {'do_wd','force_train'}: del state[k]
-
 def _carry_out(learn, plan, seed):
     "Apply the plan to the model of `learn`; returns the record"
     if not plan.changed: warnings.warn(f"Init: nothing was changed, all {len(plan)} selected weights are left alone"
-        + (f" ({plan[0].name}: {plan[0].reason}); force=True overrides it" if plan else ''), stacklevel=3)
-    seed = _shared_seed(seed)
+        + (f" ({plan[0].name}: {plan[0].reason}); force=True overrides it" if plan else ''), stacklevel=4)
+    else: warn_left('Init', [(r.name, r.reason) for r in plan if r.held])
+    book,written,model = ledger(learn),[r.weight for r in plan.changed],unwrap(learn.model)
+    seed = shared_seed(seed, book.times)
+    book.about_to_write(model, written)
     plan.apply(seed)
-    if _ranks() > 1:
-        with torch.no_grad():
-            for t in [*unwrap(learn.model).parameters(), *unwrap(learn.model).buffers()]: dist.broadcast(t.data, src=0)
-    _forget(learn.opt, [p for r in plan.changed for p in r.weight.params])
-    for cb in learn.cbs:  # for `LSUV` and `HeadPrior` these are no loaded weights
-        if isinstance(getattr(cb, 'since', None), dict): cb.since.update(v for r in plan.changed for v in _versions(r.weight))
+    share(model)
+    forget(getattr(learn, 'opt', None), [p for w in written for p in w.params])
+    book.note(written)
     return [dict(r, seed=seed) for r in plan.record()]
 
+_lsuv = {'lsuv': False, 'lsuv orthogonal': True}  # name to whether it starts from orthonormal rows
+
+def _start(learn, scheme, only, skip, force, seed, kw):
+    "Start the weights of `learn`; returns the record, and the plan or LSUV's `Scales`"
+    if scheme in _lsuv:
+        scales = lsuv(learn, only=only, skip=skip, force=force, seed=seed, **{**dict(orthogonal=_lsuv[scheme]), **kw})
+        return list(scales),scales
+    plan = init_plan(learn, scheme, only, skip, force, **kw)
+    return _carry_out(learn, plan, seed),plan
+
 # %% ../../nbs/init/callback.ipynb #3d0b786e
-class Init(Callback):
-    "Initialize the weights once, before the first step; leaves frozen, loaded and trained ones alone"
-    order = TrainEvalCallback.order + 1  # after the model has moved to its device, before DDP wraps it (11) and `LRFinder` saves it (60)
+class Init(Once):
+    "Initialize the weights once, before the first step; leaves alone what is frozen or not shown to be fresh"
+    order = first_order  # after the model has moved to its device, before DDP wraps it (11) and `LRFinder` saves it (60)
 
     def __init__(self,
-        scheme='auto',     # 'auto', name of a scheme or a recipe, or a function that fills a tensor
+        scheme='auto',     # 'auto', 'lsuv', name of a scheme or a recipe, or a function that fills a tensor
         only=None,         # Only these: wildcard names, layer types, parameter-group numbers, predicates, or a list of them
         skip=None,         # Not these, likewise
         force:bool=False,  # Also weights that are frozen, loaded or trained
         seed:int|None=None,# Seed of the weights; None: follows from torch's global generator, which is left as it is
         **kw,              # Arguments of the scheme, such as `std`
     ):
-        "Raises `ValueError` for an unknown scheme. `record` tells what was done, `done` whether"
-        check_scheme(scheme)
-        self.scheme,self.only,self.skip,self.force,self.seed,self.kw = scheme,only,skip,force,seed,kw
-        self.done,self.record,self.since = False,[],None
+        "Raises `ValueError` for an unknown scheme or argument. `record` tells what was done, `done` whether"
+        self.scheme = check_scheme(scheme, **kw)
+        self.only,self.skip,self.force,self.seed,self.kw,self.record = only,skip,force,seed,kw,[]
 
     def __repr__(self):
         args = dict(only=None, skip=None, force=False, seed=None)
         given = {k:getattr(self,k) for k,v in args.items() if getattr(self,k) != v}
         return f"Init({', '.join([repr(self.scheme)] + [f'{k}={v!r}' for k,v in {**given, **self.kw}.items()])})"
 
-    def after_create(self): self.done,self.since = False,versions(self.learn)  # a callback given to another Learner starts over
-
-    def before_fit(self):
-        if self.done or self.learn.lock.locked(): return  # `validate` and `get_preds` fire this event too, holding the lock
-        plan = init_plan(self.learn, self.scheme, self.only, self.skip, self.force, self.since, **self.kw)
-        self.record,self.done,self.since = _carry_out(self.learn, plan, self.seed),True,None
+    def start(self): return _start(self.learn, self.scheme, self.only, self.skip, self.force, self.seed, self.kw)[0]
 
 # %% ../../nbs/init/callback.ipynb #de6e10ac
 @patch
@@ -90,10 +74,9 @@ def init_weights(self:Learner,
     seed:int|None=None,# Seed of the weights; None: follows from torch's global generator, which is left as it is
     **kw,              # Arguments of the scheme, such as `std`
 ): # The plan that was carried out; for 'lsuv' its record
-    "Initialize the model now. Data order, buffers and generators stay as they are. Raises `ValueError` for an unknown scheme"
-    if scheme == 'lsuv':
-        from fastai_ext.init.lsuv import lsuv
-        return lsuv(self, only=only, skip=skip, force=force, seed=seed, **kw)
-    plan = init_plan(self, scheme, only, skip, force, **kw)
-    self.init_record = _carry_out(self, plan, seed)
-    return plan
+    """Initialize the model now; `learn.init_undo()` takes it back. Data order, buffers and generators stay as they are. Raises `ValueError`
+    for an unknown scheme or argument"""
+    book = ledger(self)
+    book.record,done = _start(self, check_scheme(scheme, **kw), only, skip, force, seed, kw)
+    book.times += 1
+    return done

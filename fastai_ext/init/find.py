@@ -38,7 +38,6 @@ def _start(
     if candidate is None or candidate=='as it is': return
     if callable(candidate):
         with rng_kept(seed): candidate(learn.model)
-    elif candidate in ('lsuv','lsuv orthogonal'): learn.init_weights('lsuv', orthogonal=candidate!='lsuv', seed=seed, force=force)
     else: learn.init_weights(candidate, seed=seed, force=force)
 
 class _Steps(Callback):

@@ -14,13 +14,12 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
-from fastai.callback.core import Callback,TrainEvalCallback
 from fastcore.basics import store_attr
 
-from .callback import Init,_forget
+from .once import Once,first_order,forget
 from ..keep.state import rng_kept
 from ..keep.batch import check_batch, check_ready, forward, train_batch
-from ..model.provenance import provenance,versions
+from ..model.provenance import ledger,provenance
 from ..model.roles import ends_experts
 from ..table import Table
 from ..model.weights import unwrap,weights
@@ -200,11 +199,11 @@ def _cholesky_qr(a):
     return None if info.any() else torch.linalg.solve_triangular(r, a, upper=True, left=False)
 
 # %% ../../nbs/init/lsuv.ipynb #60851603
-def _sites(model, only, skip, std, force, since, seen):
+def _sites(model, only, skip, std, force, seen):
     "A `_Site` for each selected matrix; what is to be left alone is so marked"
     net = model if isinstance(model, nn.Module) else unwrap(model.model)
     by_name,packs,sites = dict(net.named_modules(remove_duplicate=False)),{},[]
-    known = {} if force or net is model else provenance(model, since)
+    known = {} if force or net is model else provenance(model)
     for w in weights(model, only=only, skip=skip):
         own = w.kind=='other' and w.attr=='weight' and len(w.shape)>1 and w.how==''
         if w.is_matrix or own or w.kind=='embedding' and w.tied: packs.setdefault(id(w.param), []).append(w)
@@ -285,7 +284,6 @@ def lsuv(
     train:bool=None,       # Mode of the pass: training, evaluation, or (`None`) norm layers as in training and no dropout
     seed:int=None,         # Seed of the batch and the orthonormal matrices; `None`: follows from the global generators, which stay
     sync:bool=True,        # In distributed training compute on rank 0 and send the weights to all; then every rank must call
-    since:dict=None,       # `versions` of a Learner's weights when it was made; what has changed since counts as loaded
 ) -> Scales:               # One row for each weight: its layer's std before, the factor, or why it was left alone
     """Give each linear, convolutional and attention layer's output the standard deviation `std`, in one forward pass of one batch.
     Raises `ValueError` for a NaN batch, an empty loader, a model without weights or with lazy ones, before anything has
@@ -301,18 +299,23 @@ def lsuv(
         check_batch(x, 'LSUV')
         with rng_kept(): s = int(torch.randint(2**31, (1,))) if seed is None else seed
         seen = []
-        sites = _sites(net if learn is None else learn, only, skip, std, force, since, seen)
+        sites = _sites(net if learn is None else learn, only, skip, std, force, seen)
+        if learn is not None: ledger(learn).about_to_write(net, [w for o in sites if o.s is None for w in o.ws])
         _one_pass(net, x, sites, orthogonal, train, s)
         _warn(rows := [r for o in seen + [o for o in sites if o not in seen] for r in o.rows])
         return Scales(rows)
     res = _on_rank0(net, run) if sync and dist.is_available() and dist.is_initialized() and dist.get_world_size()>1 else run()
-    if learn is not None: _forget(learn.opt, [p for n,p in net.named_parameters() if n in {r.weight.partition('[')[0] for r in res if r.scale > 0}])
+    if learn is not None:
+        scaled = {r.weight.partition('[')[0] for r in res if r.scale > 0}
+        written = [w for w in weights(net) if w.full_name in scaled]
+        forget(learn.opt, [p for w in written for p in w.params])
+        ledger(learn).note(written)
     return res
 
 # %% ../../nbs/init/lsuv.ipynb #61ed447c
-class LSUV(Callback):
+class LSUV(Once):
     "Scale the network by `lsuv` on a batch of the training data, once, when training first begins"
-    order = TrainEvalCallback.order + 2  # on the device, after `Init`; before DistributedTrainer (11) wraps the model and LRFinder (60) saves it
+    order = first_order + 1  # on the device, after `Init`; before DistributedTrainer (11) wraps the model and LRFinder (60) saves it
     def __init__(self,
         std:float=1.,          # Standard deviation that each layer's output shall have, > 0
         only=None,             # Scale these alone: names with wildcards, layer types, parameter-group numbers, predicates
@@ -323,18 +326,10 @@ class LSUV(Callback):
         seed:int=None,         # Seed of the batch and the orthonormal matrices
     ):
         store_attr()
-        self.done,self.record,self.since = False,None,None
+        self.record = None
 
     def __repr__(self):
         args = ('std',1.),('only',None),('skip',None),('orthogonal',False),('force',False),('train',None),('seed',None)
         return f"LSUV({', '.join(f'{k}={getattr(self, k)!r}' for k,v in args if getattr(self, k) != v)})"
 
-    def after_create(self): self.done,self.since = False,versions(self.learn)  # a callback given to another Learner starts over
-
-    def before_fit(self):
-        if self.done or self.learn.lock.locked(): return  # `validate` and `get_preds` fire this event too, holding the lock
-        records = [getattr(self.learn, 'init_record', []), *(cb.record for cb in self.learn.cbs if isinstance(cb, Init))]
-        ours = {r['name'] for rs in records for r in rs if r['scheme']}  # what `Init` wrote is a start, not a loaded weight
-        since = {k: v for k,v in (self.since or {}).items() if k.rpartition(':')[0] not in ours}
-        self.record = lsuv(self.learn, None, self.std, self.only, self.skip, self.orthogonal, self.force, self.train, self.seed, since=since)
-        self.done,self.since = True,None
+    def start(self): return lsuv(self.learn, None, self.std, self.only, self.skip, self.orthogonal, self.force, self.train, self.seed)

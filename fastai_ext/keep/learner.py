@@ -8,13 +8,14 @@ __all__ = ['learner_kept']
 # %% ../../nbs/keep/learner.ipynb #9ae400cb
 import copy,random
 from contextlib import contextmanager,ExitStack
+from dataclasses import replace
 
 from fastai.callback.progress import CSVLogger,ProgressCallback
 from fastai.optimizer import OptimWrapper
 from fastcore.foundation import L
 
 from .state import loader_kept, model_kept, rng_kept
-from ..model.provenance import versions
+from ..model.provenance import ledger
 from ..model.weights import unwrap
 
 # %% ../../nbs/keep/learner.ipynb #90623717
@@ -27,7 +28,7 @@ def _copied(o, memo):
         except Exception: continue  # an open file, a lock: shared
     return res
 
-def _starts(cb): return type(cb).__module__.startswith('fastai_ext.init.')
+def _starts(cb): return getattr(cb, 'starts_weights', False)  # `Once` says so
 
 @contextmanager
 def _torch_opt_kept(opt):
@@ -43,16 +44,6 @@ def _torch_opt_kept(opt):
         for g,saved in groups: g.clear(); g.update(saved)
         if state['state']: opt.opt.load_state_dict(state)
 
-def _still_fresh(learn):
-    "To be called afterwards: for the callbacks that tell by a parameter's version whether it was loaded, putting it back is no load"
-    before = versions(learn)
-    def after():
-        now = versions(learn)
-        for cb in learn.cbs:
-            since = getattr(cb, 'since', None)
-            if isinstance(since, dict): since.update({k: now[k] for k,v in before.items() if since.get(k)==v})
-    return after
-
 @contextmanager
 def learner_kept(
     learn,         # A `Learner`
@@ -65,7 +56,6 @@ def learner_kept(
     keep = [learn, learn.model, learn.dls, *learn.dls.loaders, learn.opt, learn.loss_func, *learn.model.modules(), *learn.model.parameters()]
     memo = {id(o): o for o in keep}
     with ExitStack() as stack:
-        stack.callback(_still_fresh(learn))
         stack.enter_context(model_kept(unwrap(learn.model), params=True))
         if isinstance(learn.opt_func, OptimWrapper): stack.enter_context(_torch_opt_kept(learn.opt_func))
         for dl in learn.dls.loaders: stack.enter_context(loader_kept(dl))
@@ -77,6 +67,8 @@ def learner_kept(
             for cb in learn.cbs: vars(learn).pop(cb.name, None)
             learn.cbs,learn.opt,learn._metrics = L(),None,L(_copied(o, memo) for o in learn._metrics)
             for cb in cbs: learn.add_cb(_copied(cb, memo))
+            book = ledger(learn, keep=False)
+            learn.init_ledger = replace(book, made=dict(book.made), wrote=dict(book.wrote), undo=False, file=None)
             learn.logger,learn.create_mbar = (lambda *_: None),False
             learn.lr_finder = None  # where they see this name, fastai's callbacks that save or log stand aside
             yield learn

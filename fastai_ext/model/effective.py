@@ -31,6 +31,7 @@ class Effective:
     def write(self, t):
         "Make `t` the effective weight, in place"
         self.params[0].copy_(t)
+    def refresh(self): "To be called after the parameters behind it were written directly: what is computed from them follows"
 
 # %% ../../nbs/model/effective.ipynb #052c78f0
 class Parametrized(Effective):
@@ -80,7 +81,9 @@ class _Hooked(Effective):
         else:
             self.params[0].copy_(t)
             for _ in range(15): self.hook.compute_weight(self.module, True)
-        setattr(self.module, self.attr, self.read().detach())
+        self.refresh()
+
+    def refresh(self): setattr(self.module, self.attr, self.read().detach())
 
 class _Dropped(Effective):
     def __init__(self, wrapper, attr, name=''):
@@ -88,7 +91,9 @@ class _Dropped(Effective):
         self.how = 'WeightDropout'
     def write(self, t):
         super().write(t)
-        setattr(self.module, self.attr, self.params[0].clone())
+        self.refresh()
+
+    def refresh(self): setattr(self.module, self.attr, self.params[0].clone())
 
 # %% ../../nbs/model/effective.ipynb #54c88046
 def effectives(

@@ -1,0 +1,175 @@
+"Nothing trained is lost: 30 ways to come by a trained network, and what is fresh is shown to be fresh"
+import copy, io, pickle, warnings
+
+import pytest, torch
+from fastai.callback.progress import ProgressCallback  # noqa: F401 `no_bar`
+from fastai.basics import CrossEntropyLossFlat, DataLoader, DataLoaders, Learner, SGD
+from torch import nn
+from torch.nn import functional as F
+from fastai_ext.init.auto import init_plan
+from fastai_ext.init.callback import Init
+from fastai_ext.init.head import HeadPrior
+from fastai_ext.init.lsuv import LSUV
+from fastai_ext.model.lattice import draw
+from fastai_ext.model.provenance import provenance
+
+def net(): return nn.Sequential(nn.Linear(8,16), nn.ReLU(), nn.Linear(16,3))
+
+def data(n=64):
+    g = torch.Generator().manual_seed(0)
+    return list(zip(torch.randn(n, 8, generator=g), torch.randint(3, (n,), generator=g)))
+
+def get_learner(model=None, loss=None, **kw):
+    dls = DataLoaders(DataLoader(data(), bs=16), DataLoader(data(), bs=16))
+    return Learner(dls, model or net(), loss_func=loss or CrossEntropyLossFlat(), **kw)
+
+def fit(learn, n=1, lr=1e-3, **kw):
+    with learn.no_bar(), learn.no_logging(): learn.fit(n, lr, **kw)
+    return learn
+
+def state(m): return [p.detach().clone() for p in m.parameters()]
+def trained(model=None, lr=1e-3, **kw): return fit(get_learner(model, **kw), lr=lr)
+
+# each gives a Learner with trained weights, to be started as somebody might
+def second(tmp): return get_learner(trained().model)
+def loaded(tmp):
+    m = net(); m.load_state_dict(trained().model.state_dict()); return get_learner(m)
+def assigned(tmp):
+    learn = get_learner(); learn.model.load_state_dict(trained().model.state_dict(), assign=True); return learn
+def by_data(tmp):
+    learn,other = get_learner(cbs=Init()),trained().model
+    for p,q in zip(learn.model.parameters(), other.parameters(), strict=True): p.data = q.data.clone()
+    return learn
+def by_copy(tmp):
+    learn,other = get_learner(cbs=Init()),trained().model
+    for p,q in zip(learn.model.parameters(), other.parameters(), strict=True): p.data.copy_(q.data)
+    return learn
+def new_model(tmp):
+    learn = get_learner(cbs=Init()); learn.model = trained().model; return learn
+def unpickled(tmp): return get_learner(pickle.loads(pickle.dumps(trained().model)))
+def saved_whole(tmp):
+    b = io.BytesIO(); torch.save(trained().model, b); b.seek(0)
+    return get_learner(torch.load(b, weights_only=False))
+def copied(tmp): return get_learner(copy.deepcopy(trained().model))
+def learner_load(tmp):
+    trained(path=tmp).save('a'); learn = get_learner(path=tmp); learn.load('a'); return learn
+def learner_load_no_opt(tmp):
+    trained(path=tmp).save('a'); learn = get_learner(path=tmp); learn.load('a', with_opt=False); return learn
+def load_then_callback(tmp):
+    trained(path=tmp).save('a'); learn = get_learner(path=tmp, cbs=Init()); learn.load('a', with_opt=False); return learn
+def same_learner(tmp): return trained()
+def new_optimizer(tmp): learn = trained(); learn.create_opt(); return learn
+def sgd(tmp): return trained(opt_func=lambda ps, **kw: SGD(ps, mom=0., **kw))
+def sgd_second(tmp): return get_learner(trained(opt_func=lambda ps, **kw: SGD(ps, mom=0., **kw)).model)
+def tiny_rate(tmp): return get_learner(trained(lr=1e-7).model)
+def plain_torch(tmp):
+    m = net(); opt = torch.optim.SGD(m.parameters(), 1e-3)
+    x,y = map(torch.stack, zip(*data(), strict=True)); F.cross_entropy(m(x), y).backward(); opt.step()
+    return get_learner(m)
+def started(scheme, **kw):
+    def f(tmp): return get_learner(fit(get_learner(), cbs=Init(scheme, **kw), n=2).model)
+    f.__name__ = f'started_{scheme}'; return f
+def lsuv_trained(tmp): return get_learner(fit(get_learner(), cbs=LSUV(orthogonal=True), n=2).model)
+def prior_trained(tmp): return get_learner(fit(get_learner(), cbs=HeadPrior(), n=2).model)
+def few_weights(tmp): return get_learner(trained(nn.Sequential(nn.Linear(8,2), nn.Tanh(), nn.Linear(2,3))).model)
+def wide(tmp): return get_learner(trained(nn.Sequential(nn.Linear(8,256), nn.ReLU(), nn.Linear(256,3))).model)
+def normed(tmp): return get_learner(trained(nn.Sequential(nn.Linear(8,16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16,3))).model)
+def weight_normed(tmp): return get_learner(trained(nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(8,16)), nn.ReLU(), nn.Linear(16,3))).model)
+def half_and_back(tmp): return get_learner(trained().model.half().float())
+def bf16_and_back(tmp): return get_learner(trained().model.bfloat16().float())
+def doubled(tmp): return get_learner(copy.deepcopy(trained().model).double().float())
+def head_only(tmp):
+    m = net()
+    for p in m[0].parameters(): p.requires_grad_(False)
+    trained(m)
+    for p in m.parameters(): p.requires_grad_(True)
+    return get_learner(m)  # the first layer is fresh, and the second was trained on what it puts out
+def averaged(tmp):
+    a,b = trained().model,trained().model
+    m = net()
+    for p,q,r in zip(m.parameters(), a.parameters(), b.parameters(), strict=True): p.data = (q.data + r.data)/2
+    return get_learner(m)
+def decayed(tmp): return get_learner(trained(wd=.1).model)
+
+ways = [second, loaded, assigned, by_data, by_copy, new_model, unpickled, saved_whole, copied, learner_load, learner_load_no_opt, load_then_callback,
+        same_learner, new_optimizer, sgd, sgd_second, tiny_rate, plain_torch, started('kaiming_normal'), started('xavier_uniform'), started('orthogonal'),
+        started('auto'), lsuv_trained, prior_trained, few_weights, wide, normed, weight_normed, half_and_back, bf16_and_back, doubled, head_only, averaged, decayed]
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('way', ways, ids=lambda f: f.__name__)
+def test_nothing_trained_is_lost(way, tmp_path):
+    torch.manual_seed(0)
+    learn = way(tmp_path)
+    before = state(learn.model)
+    for scheme in ('auto', 'kaiming_normal', 'lsuv'): learn.init_weights(scheme)
+    learn.init_head()
+    fit(learn, lr=0., cbs=[Init('xavier_normal'), LSUV(), HeadPrior()])
+    now = [(n, p) for n,p in learn.model.named_parameters()]
+    assert [n for (n,p),q in zip(now, before, strict=True) if not torch.equal(p, q)] == []
+
+@pytest.mark.filterwarnings('ignore')
+def test_trained_embeddings_are_kept():
+    class Dot(nn.Module):
+        def __init__(self): super().__init__(); self.u,self.i = nn.Embedding(40,8),nn.Embedding(30,8)
+        def forward(self, x): return (self.u(x[:,0])*self.i(x[:,1])).sum(1)
+    torch.manual_seed(0)
+    m = Dot()
+    opt = torch.optim.SGD(m.parameters(), .1)
+    F.mse_loss(m(torch.randint(30, (16,2))), torch.randn(16)).backward()
+    opt.step()
+    before = state(m)
+    init_plan(m).apply(), init_plan(m, 'normal', std=.1).apply()
+    assert all(torch.equal(p, q) for p,q in zip(m.parameters(), before, strict=True))
+    vectors = nn.Sequential(nn.Embedding.from_pretrained(torch.randn(50,16)*1.8 + 1e-3, freeze=False), nn.Flatten(), nn.Linear(16,2))
+    before = vectors[0].weight.clone()
+    plan = init_plan(vectors)
+    assert torch.equal(plan.apply() and vectors[0].weight, before) and plan.changed
+
+def test_what_is_left_alone_is_said_once():
+    torch.manual_seed(0)
+    m = net()
+    m[0].weight.data.add_(1e-3)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        get_learner(m).init_weights('xavier_normal')
+    ours = [str(w.message) for w in said if 'left alone' in str(w.message)]
+    assert len(ours) == 1 and '0.weight' in ours[0] and 'force=True' in ours[0] and 'not shown to be fresh' in ours[0]
+
+fresh = dict(mlp=net, wide=lambda: nn.Linear(300,200), conv=lambda: nn.Conv2d(3,16,3), depthwise=lambda: nn.Conv2d(32,32,3,groups=32),
+             transposed=lambda: nn.ConvTranspose2d(8,16,4), lstm=lambda: nn.LSTM(8,16,2,bidirectional=True), gru=lambda: nn.GRU(8,16),
+             attention=lambda: nn.MultiheadAttention(32,4), encoder=lambda: nn.TransformerEncoderLayer(32,4,64), bilinear=lambda: nn.Bilinear(4,5,6),
+             embedding=lambda: nn.Embedding(30,7,padding_idx=0))
+moves = dict(as_made=lambda m: m, double=lambda m: m.double(), copy=copy.deepcopy, pickle=lambda m: pickle.loads(pickle.dumps(m)),
+             last=lambda m: m.to(memory_format=torch.channels_last))
+
+@pytest.mark.parametrize('make', fresh.values(), ids=list(fresh))
+@pytest.mark.parametrize('move', moves.values(), ids=list(moves))
+def test_fresh_layers_are_fresh(make, move):
+    torch.manual_seed(0)
+    assert provenance(move(make())) == {}
+
+def test_half_precision_is_left_alone_and_said():
+    why = set(provenance(net().half()).values())
+    assert why and all('float16' in o for o in why)
+
+def test_a_wrong_lattice_is_no_proof():
+    "What lies on a coarser lattice was stored in half precision, quantized or set by hand"
+    t = nn.Linear(64,64).weight.detach()  # its bound is a power of two, as are the steps of half precision
+    assert draw(t).random
+    for coarse in (t.half().float(), t.bfloat16().float(), (t*127/.125).round()/127*.125, (t*1024).round()/1024): assert not draw(coarse).random
+
+@pytest.mark.parametrize('said,meant', [('he_normal','kaiming_normal'), ('xavier','xavier_uniform'), ('kaiming','kaiming_normal'), ('glorot_uniform','xavier_uniform'),
+                                        ('kaiming_normal_','kaiming_normal'), ('He Normal','kaiming_normal'), ('lsuv','lsuv')])
+def test_what_people_type_first(said, meant): assert Init(said).scheme == meant
+
+def test_wrong_arguments_fail_at_once():
+    for bad in (lambda: Init('normal', sdt=1), lambda: Init(std=.1), lambda: Init('chrono', tmax=3), lambda: Init('lsuv', gain=2), lambda: Init('zeros', std=1)):
+        with pytest.raises(ValueError, match='takes no argument'): bad()
+
+def test_again_is_another_start():
+    learn = get_learner()
+    learn.init_weights('kaiming_normal'); a = state(learn.model)
+    learn.init_weights('kaiming_normal'); b = state(learn.model)
+    assert not torch.equal(a[0], b[0])
+    learn.init_undo()
+    assert provenance(learn) == {} and not torch.equal(state(learn.model)[0], a[0])
