@@ -38,9 +38,11 @@ def _exact(x, bound, fused):
     return hit
 
 def _coarse(x, bound):
-    "Whether the numbers use only every sixteenth point of the lattice: what was in half precision or quantized does"
+    "Whether the numbers use a coarser lattice only: what was in half precision or quantized does"
     k = ((x + bound)/(2*bound*2.**-24)).round()
-    return ((k % 16) == 0).double().mean().item() > .5 and len(x) > 3
+    large = x[x.abs() > x.abs().max()/8].abs()
+    digits = large/torch.exp2(large.log2().floor())*2.**23
+    return ((k % 16) == 0).double().mean().item() > .5 and len(x) > 3 or ((digits % 64) == 0).double().mean().item() > .5
 
 def _uniform_bits(x, bound):
     "How much finer the floats around each number lie than the lattice, in bits"
@@ -68,7 +70,7 @@ def _uniform(x, bounds):
     "A `Draw` for a uniform around zero with one of `bounds`, or, if they are None, with a bound that is to be found; or None"
     most = x.abs().max().item()
     def fits(bound, fused):
-        if not most <= bound*(1+1e-7) or not most > bound*(1-40/len(x)): return None
+        if not most <= bound*(1+1e-7) or not most > bound*10**(-9/len(x)): return None  # once in 10⁹ the largest lies lower
         b = torch.tensor(bound)
         if not _exact(x[:512], b, fused).all() or _coarse(x, bound) or not all(_exact(part, b, fused).all() for part in x.split(2**18)): return None
         return Draw('uniform', bound, sum(_uniform_bits(part, bound).sum().item() for part in x.split(2**18)))
