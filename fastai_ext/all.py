@@ -13,7 +13,7 @@ from .init.schemes import schemes as schemes, scheme as scheme  # not the functi
 from .model.activation import *
 from .model.roles import Role as Role, roles as roles
 from .init.auto import *
-from .init.plan import *
+from .init.plan import Plan as Plan, Planned as Planned
 from .init.recipes import recipes as recipes, recipe as recipe
 from .init.head import *
 from .init.callback import *

@@ -23,6 +23,7 @@ from .init.callback import Init
 from .init.head import HeadPrior
 from .init.lsuv import LSUV
 from .init.mup import MuP
+from .init.once import Once
 from .regularize.activation import ActivationL1,ActivationL2,ActivationPenalty
 from .regularize.anchor import L2SP
 from .regularize.average import EMA,SWA,Averaged
@@ -80,7 +81,7 @@ callback_examples = dict(
         accumulation_exact='each batch draws its own mask', second_fit='it mixes with the weights before its first fit, on purpose')),
     WeightDecay = dict(cb=partial(WeightDecay, wd=.1), strength='wd', owes='rng'),
 )
-callback_bases = (Tunable,Regularizer,Penalty,Proximal,Constraint,ActivationPenalty,Averaged,LossTerm)  # public, but only to be subclassed
+callback_bases = (Once,Tunable,Regularizer,Penalty,Proximal,Constraint,ActivationPenalty,Averaged,LossTerm)  # public, but only to be subclassed
 
 # %% ../nbs/callbacks.ipynb #67f89008
 def public_callbacks():

@@ -19,10 +19,11 @@ from ..model.roles import is_norm
 from ..model.weights import unwrap, weights
 
 # %% ../../nbs/init/auto.ipynb #dca3f20f
-def _embed(family):
-    if family == 'transformer': return 'normal', dict(std=.02)
-    if family == 'recurrent': return 'uniform', dict(low=-.1, high=.1)
-    return 'trunc_normal', dict(std=.01)
+def _embed(w, family):
+    "A table that feeds a network of features starts small, and so does one that is the decoder too; before recurrent layers and attention none is better"
+    if family == 'transformer' and w.tied: return 'normal', dict(std=.02), 'embedding that is the decoder too'
+    if family in ('transformer','recurrent'): return '', None, f"embedding of a {family} network: no start was found that is better than its own"
+    return 'trunc_normal', dict(std=.01), f"embedding of a {family} network"
 
 def _rule(w, f, family, branches):
     "(scheme, arguments, reason) for one weight under the automatic policy"
@@ -37,7 +38,7 @@ def _rule(w, f, family, branches):
         relu = getattr(w.module, 'nonlinearity', '') == 'relu'
         return 'identity' if relu else 'orthogonal', dict(gain=1.), 'recurrent, ReLU' if relu else 'recurrent gate'
     if w.kind == 'rnn_proj': return 'orthogonal', dict(gain=1.), 'recurrent projection'
-    if w.kind == 'embedding': return (*_embed(family), f"embedding of a {family} network")
+    if w.kind == 'embedding': return _embed(w, family)
     if w.kind == 'bias' and w.fan_in is not None and w.attr not in ('bias_k','bias_v'):
         if w.block == 'f' and w.attr.startswith('bias_ih'): return 'ones', {}, 'forget gate starts open: 1 over both biases'
         return 'zeros', {}, 'bias of a layer'
