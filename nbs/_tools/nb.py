@@ -6,7 +6,7 @@
 
 `back` makes the notebook where there is none. The text files are not committed; the notebooks are.
 """
-import os, subprocess, sys
+import os, re, subprocess, sys
 from hashlib import sha1
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -50,11 +50,14 @@ def clean(path): subprocess.run(['nbdev-clean', '--fname', str(path)], check=Tru
 
 def export(): subprocess.run(['nbdev-export'], check=True, cwd=root)
 
+warned = re.compile(r'^\S*/\S+\.py:\d+: (\w*Warning: .*\n)(?:  .*\n)?', re.M)  # a warning, with the place of the code that gave it
+
 def settled(outputs):
-    "`outputs` without what depends on the machine: tqdm's warning, which names folders, and where a slow cell's printing was cut in pieces"
+    "`outputs` without what depends on the machine: where a warning came from, tqdm's warning, where a slow cell's printing was cut in pieces"
     res = []
     for o in outputs:
         if 'TqdmWarning' in o.get('text', ''): continue
+        if o.output_type == 'stream': o.text = warned.sub(r'\1', o.text)
         if res and o.output_type == 'stream' == res[-1].output_type and o.name == res[-1].name: res[-1].text += o.text
         else: res.append(o)
     return res
