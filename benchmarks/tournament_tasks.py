@@ -4,7 +4,7 @@ A `Task` makes its data once and its model afresh, in torch's default start. `ha
 'tune' tasks may be looked at while the policy is changed, 'report' tasks may not."""
 import functools, math
 from dataclasses import dataclass, field
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F

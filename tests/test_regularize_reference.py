@@ -3,7 +3,7 @@ from functools import partial
 
 import numpy as np
 import pytest, torch
-from fastai.callback.schedule import ParamScheduler, SchedCos
+from fastai.callback.schedule import SchedCos
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.losses import MSELossFlat

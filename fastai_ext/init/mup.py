@@ -19,7 +19,7 @@ from .callback import Init
 from .plan import Plan, Planned
 from .rates import Factors, StepOnce, divided_groups, step_rule
 from ..keep.state import rng_kept
-from ..model.provenance import provenance, versions
+from ..model.provenance import ledger, provenance
 from ..model.weights import unwrap, weights
 from ..table import Table
 
@@ -155,7 +155,7 @@ class MuP(Callback):
         "Raises `TypeError` or `ValueError` for arguments that are none"
         if rule not in (None,'adam','sgd'): raise ValueError(f"MuP: rule={rule!r} is neither 'adam' nor 'sgd'")
         self.base,self.rule,self.start,self.force = mup_base(base),rule,start,force
-        self.done,self.since = False,None
+        self.done = False
         self._init_state()
 
     def _init_state(self): self.plan,self._factors,self._parts,self._once = None,{},[],None
@@ -164,7 +164,10 @@ class MuP(Callback):
         given = dict(rule=(self.rule,None), start=(self.start,True), force=(self.force,False))
         return f"MuP({', '.join([f'base of {len(self.base)} weights'] + [f'{k}={v!r}' for k,(v,d) in given.items() if v != d])})"
 
-    def after_create(self): self.done,self.since = False,versions(self.learn)  # a callback given to another Learner starts over
+    def after_create(self):
+        "A callback given to another Learner starts over"
+        self.done = False
+        ledger(self.learn).meet(self.learn.model)
 
     def before_fit(self):
         if self.opt is None or self.learn.lock.locked(): return  # `validate` and `get_preds` fire this event too, holding the lock
@@ -173,7 +176,7 @@ class MuP(Callback):
         self.plan = mup_plan(self.learn, self.base, rule, _schemes(self.learn))
         if not self.done: self._warn_of_ties()
         if self.start and not self.done: self._scale_start()
-        self.done,self.since = True,None
+        self.done = True
         self._factors = {id(r.weight.param): Factors(r.lr, r.eps) for r in self.plan if r.lr != 1 or r.eps != 1}
         self._parts = [r for r in self.plan if r.part != 1]
 
@@ -184,14 +187,15 @@ class MuP(Callback):
 
     def _scale_start(self):
         rows = [r for r in self.plan if r.start != 1]
-        known = provenance(self.learn, self.since) if rows and not self.force else {}
+        known = provenance(self.learn) if rows and not self.force else {}
         left = [r for r in rows if not self.force and (r.weight.frozen or r.weight.name in known)]
         if left: warnings.warn(f"MuP: the start of {len(left)} of {len(rows)} weights is left alone ({left[0].weight.name}: "
                                f"{known.get(left[0].weight.name, 'frozen')}); their learning rates are scaled; force=True scales the start too", stacklevel=3)
         plan = Plan(_planned(r) for r in rows if r not in left)
+        book,written = ledger(self.learn),[r.weight for r in plan]
+        book.about_to_write(unwrap(self.learn.model), written)
         plan.apply()
-        for cb in self.learn.cbs:  # for others that watch them these are no loaded weights
-            if isinstance(getattr(cb, 'since', None), dict): cb.since.update(versions(self.learn))
+        book.note(written)  # for others that watch them these are no loaded weights
 
     def before_step(self):
         if self._factors or self._parts: self._once = StepOnce(self.opt, self._stepping)

@@ -9,7 +9,6 @@ __all__ = ['ClassStep', 'LabelStep', 'LossSteps', 'explain_loss']
 from dataclasses import dataclass
 
 import torch
-from fastai.learner import Learner
 from fastai.losses import BaseLoss
 from torch import nn
 from ..keep.batch import forward, peek_batch, to_model
@@ -95,7 +94,6 @@ def _names(dls, n):
 
 def _class_rows(scores, targs, vocab):
     logp,said = scores.log_softmax(1),scores.argmax(1)
-    top = scores.max().item()
     return [ClassStep(i, vocab[t], vocab[said[i]], scores[i,t].item(), scores[i,t].exp().item(), scores[i].exp().sum().item(),
                       logp[i,t].exp().item(), logp[i,t].item(), -logp[i,t].item()) for i,t in enumerate(targs.tolist())]
 
