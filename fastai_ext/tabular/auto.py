@@ -14,7 +14,7 @@ from fastai.tabular.learner import tabular_config
 from fastai.tabular.model import TabularModel, get_emb_sz
 from .boost import engines
 from .dls import tabular_dls
-from .ensemble import (EnsembleLearner, EnsembleModel, Scaled, bagged, bagged_network, choose, fold_positions, kind_of_target,
+from .ensemble import (EnsembleLearner, EnsembleModel, ScaledOutputs, bagged, bagged_network, choose, fold_positions, kind_of_target,
                                          loss_of_kind)
 from .trees import loss_for, tensors, tree_learner
 
@@ -33,7 +33,7 @@ def network_for(
     model = TabularModel(get_emb_sz(to), len(to.cont_names), n_out, list(layers), **tabular_config(ps=[ps]*len(layers), embed_p=ps/2))
     if kind=='value':
         y = to.items[list(to.y_names)].to_numpy('float64')
-        model = Scaled(model, y.mean(0), y.std(0)+1e-12)
+        model = ScaledOutputs(model, y.mean(0), y.std(0)+1e-12)
     learn = Learner(dls, model, loss_func=None if kind != 'value' else _ScaledMSE(float(model.std.pow(2).mean())))
     steps = max(1, len(to)//dls.train.bs)
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(n_epoch or int(np.clip(1000//steps, 5, 20)), lr, wd=.01)

@@ -489,7 +489,7 @@ def bagged_network(f, dls, parts, kind, name='network', done=None):
 # %% ../../nbs/tabular/ensemble.ipynb #cca2545c
 def network_shape(model):
     "The arguments that make `model`, a `TabularModel`, again"
-    if type(model).__name__=='Scaled': return dict(network_shape(model.model), scaled=True)
+    if type(model).__name__=='ScaledOutputs': return dict(network_shape(model.model), scaled=True)
     if type(model) is not TabularModel:
         raise ValueError(f"export: a network of type {type(model).__name__} cannot be written without pickle; "
                          "export('model.pkl') writes fastai's pickle instead")
@@ -506,7 +506,7 @@ def network_shape(model):
         raise ValueError("export: this TabularModel was changed and cannot be written without pickle; export('model.pkl') writes fastai's pickle instead")
     return shape
 
-class Scaled(nn.Module):
+class ScaledOutputs(nn.Module):
     "A network whose outputs are scaled to the units of a target, so that it starts at the target's mean"
     def __init__(self, model, mean=0., std=1.):
         super().__init__()
@@ -521,7 +521,7 @@ def network_from(shape):
     shape = dict(shape)
     scaled = shape.pop('scaled', False)
     model = TabularModel(**shape)
-    return Scaled(model, torch.zeros(shape['out_sz']), torch.ones(shape['out_sz'])) if scaled else model
+    return ScaledOutputs(model, torch.zeros(shape['out_sz']), torch.ones(shape['out_sz'])) if scaled else model
 
 def network_state(learn):
     "(what JSON can hold, arrays) of a network"
