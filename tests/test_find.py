@@ -142,5 +142,5 @@ def test_a_callback_still_acts_after_a_search(cb):
     before = loaded.clone()
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 0.)
     record = next(o for o in learn.cbs if type(o) is cb).record
-    acted = {r['name'] if cb is Init else r.name: bool(r['scheme'] if cb is Init else r.scale > 0) for r in record}
+    acted = {r['name'] if cb is Init else r.weight: bool(r['scheme'] if cb is Init else r.scale > 0) for r in record}
     assert any(acted.values()) and not acted.get('0.weight', False) and torch.equal(loaded, before)
