@@ -17,7 +17,8 @@ from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFl
 from fastai.optimizer import Adam, OptimWrapper, SGD
 from fastai.torch_core import set_seed
 
-from fastai_ext.contract.harness import contract_learner, weights_of
+from fastai_ext.contract.compare import weights_of
+from fastai_ext.contract.harness import contract_learner
 from fastai_ext.contract.steps import CPUMixedPrecision
 from fastai_ext.model.weights import weights
 from fastai_ext.regularize.consistency import ConfidencePenalty, JacobianPenalty, RDrop, class_axis

@@ -1,7 +1,7 @@
 """Does the best learning rate travel from a narrow network to wide ones? With `MuP`, and without it.
 
-    python benchmarks/mup.py run results.jsonl [--nets mlp,conv,transformer] [--opts adam,sgd] [--seeds 3]
-    python benchmarks/mup.py table results.jsonl
+    python benchmarks/mup_widths.py run results.jsonl [--nets mlp,conv,transformer] [--opts adam,sgd] [--seeds 3]
+    python benchmarks/mup_widths.py table results.jsonl
 
 For each width a grid of learning rates, each twice as large as the one before, is trained from torch's start for the same steps on the
 same batches. The figure is the mean loss of the last quarter of the steps, on batches never seen before, averaged over the seeds.
