@@ -453,7 +453,7 @@ def test_wd_after_an_error_in_the_step():
         def before_step(self): raise RuntimeError('made for the test')
     with pytest.raises(RuntimeError): fit(learn, 1, .01, cbs=Fail())
     with learn.no_bar(): learn.validate()
-    assert learn.opt.hypers[0]['wd']==.2
+    assert learn.opt.hypers[0]['wd']==.01  # the optimizer's own again, as after any fit
 
 def test_contract_learner_trains_as_before_without_strength():
     a,b = (fit(contract_learner(cbs=cbs), 1) for cbs in ([WeightDecay(.5)], []))
