@@ -11,7 +11,8 @@ kinds = {'nothing': '', 'import fastai_ext': 'import fastai_ext\n', 'fastai.visi
 def seconds(code):
     "Processor time of the imports in a fresh process: other work on the machine does not count"
     run = f'from time import process_time as _now\n_t = _now()\n{code}print(_now()-_t)'
-    return float(subprocess.run([sys.executable, '-W', 'ignore', '-c', run], check=True, capture_output=True, text=True).stdout.split()[-1])
+    return float(subprocess.run([sys.executable, '-W', 'ignore', '-c', run], check=True, capture_output=True,
+                                text=True).stdout.split()[-1])
 
 def main(rounds=7):
     for code in kinds.values(): seconds(code)  # warm the disk
@@ -22,6 +23,7 @@ def main(rounds=7):
     for k,v in times.items(): print(f'{k:<40} {med[k]:7.3f} s   ({min(v):.3f} – {max(v):.3f})')
     a,b = list(kinds)[2:]
     over = statistics.median(y-x for x,y in zip(times[a], times[b], strict=True))
-    print(f'fastai_ext.all over fastai: {over:.3f} s, {100*over/med[a]:.1f} % (median of paired differences over {rounds} rounds)')
+    print(f'fastai_ext.all over fastai: {over:.3f} s, {100*over/med[a]:.1f} % (median of paired differences over '
+          f'{rounds} rounds)')
 
 if __name__ == '__main__': main(*map(int, sys.argv[1:]))

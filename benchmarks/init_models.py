@@ -1,7 +1,8 @@
 """Init('auto') over models of every family: python benchmarks/init_models.py [--only NAME] [--timm REGEX]
 
-Prints for each model the number of weights, how many the plan changes and how many it names as left alone, whether a fresh
-model is mistaken for a trained one, whether the numbers stay finite in a forward pass before and after, and the seconds of the plan."""
+Prints for each model the number of weights, how many the plan changes and how many it names as left alone, whether a
+fresh model is mistaken for a trained one, whether the numbers stay finite in a forward pass before and after, and
+the seconds of the plan."""
 import time
 from collections import Counter
 
@@ -36,7 +37,10 @@ def one(name, make, batch):
     missing = [k for k,p in model.named_parameters() if id(p) not in covered]
     left = dict(Counter(r.weight.kind for r in plan.kept))
     num = lambda v: '      –' if v is None else f'{v:7.3g}'
-    line = f"{n/1e6:8.2f}M{len(plan):8}{len(plan.changed):8}{num(before)} {num(rms(model, batch))} {seconds:6.2f}  {left}"
-    return line, [f"MISSING {missing[:3]}"]*bool(missing) + [f"MISTAKEN {len(mistaken)} {list(mistaken.items())[:2]}"]*bool(mistaken)
+    faults = [f"MISSING {missing[:3]}"]*bool(missing)
+    faults += [f"MISTAKEN {len(mistaken)} {list(mistaken.items())[:2]}"]*bool(mistaken)
+    sizes = f"{num(before)} {num(rms(model, batch))}"
+    return f"{n/1e6:8.2f}M{len(plan):8}{len(plan.changed):8}{sizes} {seconds:6.2f}  {left}", faults
 
-if __name__ == '__main__': sweep(__doc__, f"{'params':>9}{'weights':>8}{'changed':>8}  rms before, after   s   left alone", one)
+if __name__ == '__main__':
+    sweep(__doc__, f"{'params':>9}{'weights':>8}{'changed':>8}  rms before, after   s   left alone", one)

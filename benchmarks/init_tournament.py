@@ -1,15 +1,17 @@
 """A tournament of starts: is `Init()` ever worse than what torch does by itself?
 
-    python benchmarks/init_tournament.py run results.jsonl [--half tune|report] [--tasks a,b] [--starts torch,auto] [--redo auto]
-    python benchmarks/init_tournament.py table results.jsonl [--half report] [--against torch]
+python benchmarks/init_tournament.py run results.jsonl [--half tune|report] [--tasks a,b] [--starts torch,auto]
+[--redo auto] python benchmarks/init_tournament.py table results.jsonl [--half report] [--against torch]
 
-Every start trains every task with SGD (momentum .9) and with Adam, at a constant rate after a warm-up of ten steps. The loss on held-out
-data is read after a short and after a long training. The rate of each start is found by one sweep, the same for all: four
-rates with one seed, then two beside the best; each length takes its own. At that rate five other seeds give the figures. All starts of
-one seed see the same batches, so starts are compared in pairs: the mean difference with the 95 % interval of Student's t.
-Half of the tasks tuned the policy of 'auto', half report (`tournament_tasks.py`).
+Every start trains every task with SGD (momentum .9) and with Adam, at a constant rate after a warm-up of ten steps.
+The loss on held-out data is read after a short and after a long training. The rate of each start is found by one
+sweep, the same for all: four rates with one seed, then two beside the best; each length takes its own. At that rate
+five other seeds give the figures. All starts of one seed see the same batches, so starts are compared in pairs: the
+mean difference with the 95 % interval of Student's t. Half of the tasks tuned the policy of 'auto', half report
+(`tournament_tasks.py`).
 
-Each training is a line of JSON in the results, so an interrupted run goes on where it was; `--redo auto` trains that start again."""
+Each training is a line of JSON in the results, so an interrupted run goes on where it was; `--redo auto` trains that
+start again."""
 import argparse, json, math, statistics, sys, time, warnings
 from pathlib import Path
 
@@ -33,7 +35,8 @@ def zero_biases(m):
 
 def timm_(m):
     "Linear layers and embeddings as timm's ViT, Mixer and ConvNeXt, convolutions as its ResNet"
-    if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)): nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
+    if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)):
+        nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
     elif isinstance(m, (nn.Linear, nn.Embedding)): nn.init.trunc_normal_(m.weight, std=.02)
     elif isinstance(m, nn.MultiheadAttention): nn.init.trunc_normal_(m.in_proj_weight, std=.02)
     else: return
@@ -59,7 +62,8 @@ def keras_(m):
 
 def hugging_face_(m):
     "Normal with std .02 as BERT, GPT-2 and ViT there, convolutions as its ResNet"
-    if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)): nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
+    if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)):
+        nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
     elif isinstance(m, (nn.Linear, nn.Embedding)): nn.init.normal_(m.weight, std=.02)
     elif isinstance(m, nn.MultiheadAttention): nn.init.normal_(m.in_proj_weight, std=.02)
     else: return
@@ -70,7 +74,8 @@ def by_module(f):
         with torch.no_grad(): model.apply(f)
     return start
 
-starts = dict(torch=lambda model, xb, seed: None, auto=lambda model, xb, seed: init_plan(model).apply(seed), lsuv=lambda model, xb, seed: lsuv(model, xb, seed=seed),
+starts = dict(torch=lambda model, xb, seed: None, auto=lambda model, xb, seed: init_plan(model).apply(seed),
+              lsuv=lambda model, xb, seed: lsuv(model, xb, seed=seed),
               timm=by_module(timm_), keras=by_module(keras_), hf=by_module(hugging_face_))
 
 # one training
@@ -81,7 +86,8 @@ def batches(n, bs, seed, count):
     return order[:count*bs].reshape(count, bs)
 
 def train(task, opt, start, rate, seed, count):
-    "Held-out losses after the short training and, if `count` reaches so far, the long one; a loss above 1.5 times chance counts as that"
+    """Held-out losses after the short training and, if `count` reaches so far, the long one; a loss above 1.5 times
+    chance counts as that"""
     xt,yt,xv,yv = task.data()
     torch.manual_seed(seed)
     model = task.model()
@@ -117,11 +123,13 @@ class Results:
             self.runs.setdefault((r['task'],r['opt'],r['start'],r['rate'],r['seed']), {}).update(r['loss'])
     def forget(self, start, names):
         "Drop a start's trainings on these tasks"
-        lines = [l for l in self.path.read_text().splitlines() if not ((r := json.loads(l))['start']==start and r['task'] in names)]
+        lines = [l for l in self.path.read_text().splitlines()
+                 if not ((r := json.loads(l))['start']==start and r['task'] in names)]
         self.path.write_text(''.join(l+'\n' for l in lines))
         self._read()
     def losses(self, task, opt, start, rate, seed, length):
-        "By length, at least up to `length`; trained if they are not known. Raises `KeyError` where nothing may be trained"
+        """By length, at least up to `length`; trained if they are not known. Raises `KeyError` where nothing may be
+        trained"""
         key = task.name,opt,start,float(f'{rate:.4g}'),seed
         if length not in self.runs.get(key, {}):
             if self.frozen: raise KeyError(key)
@@ -144,7 +152,8 @@ def cell(res, task, opt, start, length):
 
 def run(args, res):
     began = time.perf_counter()
-    chosen = [t for t in tasks.values() if args.half in ('', t.half) and (not args.tasks or t.name in args.tasks.split(','))]
+    chosen = [t for t in tasks.values() if args.half in ('', t.half)
+              and (not args.tasks or t.name in args.tasks.split(','))]
     if args.redo: res.forget(args.redo, {t.name for t in chosen})
     for start in args.starts.split(','):
         for t in chosen:
@@ -166,7 +175,8 @@ def known(res, task, opt, start, length):
     except KeyError: return None
 
 def compare(res, half='', against='torch', names=None):
-    "One dict for each task, optimizer, length and start: mean loss, difference from `against`, half the interval, verdict"
+    """One dict for each task, optimizer, length and start: mean loss, difference from `against`, half the interval,
+    verdict"""
     out = []
     for t in tasks.values():
         if half not in ('', t.half) or names and t.name not in names: continue
@@ -178,14 +188,17 @@ def compare(res, half='', against='torch', names=None):
                     if start == against or c is None or base is None: continue
                     diff,half_width = paired(c[1], base[1])
                     verdict = 'better' if diff < -half_width else 'worse' if diff > half_width else ''
-                    out.append(dict(task=t.name, half=t.half, opt=opt, length=length, start=start, rate=c[0], base_rate=base[0], loss=statistics.mean(c[1]),
+                    out.append(dict(task=t.name, half=t.half, opt=opt, length=length, start=start, rate=c[0],
+                                    base_rate=base[0], loss=statistics.mean(c[1]),
                                     base=statistics.mean(base[1]), diff=diff, ci=half_width, verdict=verdict))
     return out
 
 def table(args, res):
     found = compare(res, args.half, args.against)
     for r in found:
-        if r['start'] in args.starts.split(','): print(f"{r['start']:6} {r['task']:17} {r['opt']:5} {r['length']:6} rate {r['rate']:.2g} ({r['base_rate']:.2g})  "
+        if r['start'] in args.starts.split(','):
+            print(f"{r['start']:6} {r['task']:17} {r['opt']:5} {r['length']:6} rate {r['rate']:.2g} "
+                  f"({r['base_rate']:.2g})  "
             f"{r['loss']:.3f} against {r['base']:.3f}  {r['diff']:+.3f} ± {r['ci']:.3f}  {r['verdict']}")
     print(f"\n{'against '+args.against:18}better  worse   even")
     for s in starts:

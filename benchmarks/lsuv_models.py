@@ -1,7 +1,7 @@
 """LSUV over models of every family: python benchmarks/lsuv_models.py [--only NAME] [--timm REGEX]
 
-Prints for each model how many weights LSUV scaled in its one pass, the largest distance of a scaled layer's std from 1 as plain
-hooks measure it in another pass, and why the others were left alone, named one by one in the record."""
+Prints for each model how many weights LSUV scaled in its one pass, the largest distance of a scaled layer's std from
+1 as plain hooks measure it in another pass, and why the others were left alone, named one by one in the record."""
 import time
 from collections import Counter
 
@@ -23,14 +23,16 @@ def worst(model, x, rows):
     "The largest |std - 1| among the scaled layers at their first call"
     mods,seen = dict(model.named_modules()),{}
     def hook(m, args, kwargs, out): seen.setdefault(m, float((out[0] if isinstance(out, tuple) else out).float().std()))
-    hooked = {mods[r.weight.rpartition('.')[0]] for r in rows if r.scale > 0 and '[' not in r.weight and r.layer != 'NonDynamicallyQuantizableLinear'}
+    hooked = {mods[r.weight.rpartition('.')[0]] for r in rows if r.scale > 0 and '[' not in r.weight
+              and r.layer != 'NonDynamicallyQuantizableLinear'}
     forward(model, x, dict.fromkeys(hooked, hook))
     return max((abs(s-1) for s in seen.values()), default=float('nan'))
 
 def measured(name, make, batch):
     torch.manual_seed(0)
     model,x = make(),inputs(name, batch)
-    if hasattr(model, 'transform'): model.transform.min_size,model.transform.max_size = (160,),200  # detection enlarges pictures otherwise
+    # detection enlarges pictures otherwise
+    if hasattr(model, 'transform'): model.transform.min_size,model.transform.max_size = (160,),200
     start = time.perf_counter()
     rows = lsuv(model, x, seed=0)
     seconds = time.perf_counter()-start

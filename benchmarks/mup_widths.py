@@ -1,12 +1,13 @@
 """Does the best learning rate travel from a narrow network to wide ones? With `MuP`, and without it.
 
-    python benchmarks/mup_widths.py run results.jsonl [--nets mlp,conv,transformer] [--opts adam,sgd] [--seeds 3]
-    python benchmarks/mup_widths.py table results.jsonl
+python benchmarks/mup_widths.py run results.jsonl [--nets mlp,conv,transformer] [--opts adam,sgd] [--seeds 3] python
+benchmarks/mup_widths.py table results.jsonl
 
-For each width a grid of learning rates, each twice as large as the one before, is trained from torch's start for the same steps on the
-same batches. The figure is the mean loss of the last quarter of the steps, on batches never seen before, averaged over the seeds.
-Rows of the table: the best rate at each width, and how much the loss at the rate that is best at the base width lies above the best.
-Each training is a line of JSON in the results, so an interrupted run goes on where it was."""
+For each width a grid of learning rates, each twice as large as the one before, is trained from torch's start for the
+same steps on the same batches. The figure is the mean loss of the last quarter of the steps, on batches never seen
+before, averaged over the seeds. Rows of the table: the best rate at each width, and how much the loss at the rate
+that is best at the base width lies above the best. Each training is a line of JSON in the results, so an interrupted
+run goes on where it was."""
 import argparse, functools, itertools, json, math, statistics, time, warnings
 from pathlib import Path
 
@@ -61,10 +62,12 @@ def phrases(n, bs, seed, length=16):
 
 def mlp(w):
     n = 8*stream(8)[1]
-    return nn.Sequential(nn.Linear(n,w), nn.ReLU(), nn.Linear(w,w), nn.ReLU(), nn.Linear(w,w), nn.ReLU(), nn.Linear(w,stream(8)[1]))
+    return nn.Sequential(nn.Linear(n,w), nn.ReLU(), nn.Linear(w,w), nn.ReLU(), nn.Linear(w,w), nn.ReLU(),
+                         nn.Linear(w,stream(8)[1]))
 
 def conv(w):
-    return nn.Sequential(nn.Conv2d(1,w,3,2,1), nn.ReLU(), nn.Conv2d(w,w,2,2), nn.ReLU(), nn.Conv2d(w,w,2,2), nn.ReLU(), nn.Flatten(), nn.Linear(w,10))
+    return nn.Sequential(nn.Conv2d(1,w,3,2,1), nn.ReLU(), nn.Conv2d(w,w,2,2), nn.ReLU(), nn.Conv2d(w,w,2,2), nn.ReLU(),
+                         nn.Flatten(), nn.Linear(w,10))
 
 class Transformer(nn.Module):
     "Letters to letters; four heads at every width, so that the heads grow"
@@ -75,13 +78,17 @@ class Transformer(nn.Module):
         self.layer = nn.TransformerEncoderLayer(w, 4, w, 0., batch_first=True, norm_first=True)
         self.norm,self.head = nn.LayerNorm(w),nn.Linear(w, k)
         self.register_buffer('mask', nn.Transformer.generate_square_subsequent_mask(16), persistent=False)
-    def forward(self, x): return self.head(self.norm(self.layer(self.embed(x) + self.position, src_mask=self.mask, is_causal=True)))
+    def forward(self, x):
+        return self.head(self.norm(self.layer(self.embed(x) + self.position, src_mask=self.mask, is_causal=True)))
 
 def per_letter(p, y): return F.cross_entropy(p.flatten(0, 1), y.flatten())
 
-nets = dict(mlp=(mlp, letters, F.cross_entropy, 32, 80), conv=(conv, pictures, F.cross_entropy, 16, 40), transformer=(Transformer, phrases, per_letter, 4, 60))
+nets = dict(mlp=(mlp, letters, F.cross_entropy, 32, 80), conv=(conv, pictures, F.cross_entropy, 16, 40),
+            transformer=(Transformer, phrases, per_letter, 4, 60))
 optimizers = dict(adam=functools.partial(Adam, wd=0.), sgd=functools.partial(SGD, mom=.9))
-grids = dict(mlp=dict(adam=(-11,-5), sgd=(-5,1)), conv=dict(adam=(-11,-5), sgd=(-6,0)), transformer=dict(adam=(-11,-5), sgd=(-6,0)))  # powers of two
+# powers of two
+grids = dict(mlp=dict(adam=(-11,-5), sgd=(-5,1)), conv=dict(adam=(-11,-5), sgd=(-6,0)),
+             transformer=dict(adam=(-11,-5), sgd=(-6,0)))
 
 class Batches:
     def __init__(self, make, n): self.make,self.n = make,n
@@ -102,8 +109,10 @@ def train(net, opt, how, width, lr, seed):
     model,data,loss,bs,steps = nets[net]
     torch.manual_seed(seed)
     dl = Batches(lambda: data(steps, bs, seed), steps)
-    keep,warm_up = Losses(),ParamScheduler({'lr': combine_scheds([warm, 1-warm], [SchedLin(lr/10, lr), SchedNo(lr, lr)])})
-    learn = Learner(DataLoaders(dl, dl), model(width), loss, opt_func=optimizers[opt], lr=lr, cbs=[keep, warm_up]).remove_cbs([ProgressCallback, Recorder])
+    keep,warm_up = Losses(),ParamScheduler({'lr': combine_scheds([warm, 1-warm],
+        [SchedLin(lr/10, lr), SchedNo(lr, lr)])})
+    learn = Learner(DataLoaders(dl, dl), model(width), loss, opt_func=optimizers[opt], lr=lr,
+                    cbs=[keep, warm_up]).remove_cbs([ProgressCallback, Recorder])
     if how == 'mup': learn.add_cb(MuP(functools.partial(model, widths[0])))
     with learn.no_logging(): learn.fit(1, lr)
     last = keep.found[-steps//4:]
@@ -131,8 +140,10 @@ def curves(rows):
     res = {}
     for r in rows:
         for how in ('mup','torch') if r['width']==widths[0] else (r['how'],):
-            res.setdefault((r['net'],r['opt'],how), {}).setdefault(r['width'], {}).setdefault(r['power'], []).append(r['loss'])
-    return {k: {w: {p: statistics.mean(ls) for p,ls in sorted(ps.items())} for w,ps in sorted(ws.items())} for k,ws in res.items()}
+            res.setdefault((r['net'],r['opt'],how), {}).setdefault(r['width'], {}).setdefault(r['power'],
+                []).append(r['loss'])
+    return {k: {w: {p: statistics.mean(ls) for p,ls in sorted(ps.items())} for w,ps in sorted(ws.items())}
+            for k,ws in res.items()}
 
 def table(args):
     print(f"{'':34}best rate, as a power of two{'':12}loss at the base's rate over the best")
@@ -140,7 +151,8 @@ def table(args):
     for (net,opt,how),ws in curves(read(args.results)).items():
         best = {w: min(ps, key=ps.get) for w,ps in ws.items()}
         cost = {w: ps.get(best[widths[0]], math.inf)/ps[best[w]]-1 for w,ps in ws.items()}
-        print(f'{net:12} {opt:5} {how:9}' + ''.join(f'{best[w]:7}' for w in ws) + '     ' + ''.join(f'{100*cost[w]:7.1f}%' for w in ws))
+        print(f'{net:12} {opt:5} {how:9}' + ''.join(f'{best[w]:7}' for w in ws) + '     '
+              + ''.join(f'{100*cost[w]:7.1f}%' for w in ws))
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])

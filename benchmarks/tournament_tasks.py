@@ -1,4 +1,5 @@
-"""The tasks of the tournament of starts: small data and models, each trained in a second. Half of them tuned the policy, half report.
+"""The tasks of the tournament of starts: small data and models, each trained in a second. Half of them tuned the
+policy, half report.
 
 A `Task` makes its data once and its model afresh, in torch's default start. `half` is fixed here, before any result:
 'tune' tasks may be looked at while the policy is changed, 'report' tasks may not."""
@@ -47,7 +48,8 @@ def digits(shape=(64,)):
 def text(length=24):
     "Letters of the descriptions that scikit-learn has of its data sets; the target is the next letter"
     import sklearn.datasets as ds
-    s = '\n'.join(getattr(ds, f'load_{n}')().DESCR for n in 'iris wine digits diabetes breast_cancer linnerud'.split()).lower()
+    s = '\n'.join(getattr(ds, f'load_{n}')().DESCR
+                  for n in 'iris wine digits diabetes breast_cancer linnerud'.split()).lower()
     letters = [c for c in sorted(set(s)) if s.count(c) > 20]
     at = {c: i for i,c in enumerate(letters)}
     ids = torch.tensor([at[c] for c in s if c in at])
@@ -63,7 +65,8 @@ def long_memory(length=40):
     "The adding problem (Hochreiter and Schmidhuber 1997): the sum of the two numbers that are marked"
     g = torch.Generator().manual_seed(1)
     v,marks = torch.rand(4000, length, generator=g)*2-1,torch.zeros(4000, length)
-    where = torch.stack([torch.randint(length//2, (4000,), generator=g), torch.randint(length//2, length, (4000,), generator=g)], 1)
+    where = torch.stack([torch.randint(length//2, (4000,), generator=g),
+                         torch.randint(length//2, length, (4000,), generator=g)], 1)
     marks.scatter_(1, where, 1.)
     return halved(torch.stack([v, marks], -1), (v*marks).sum(1, keepdim=True)*1.22, 500)
 
@@ -72,7 +75,8 @@ def sines(length=30):
     "Sums of two sines with noise; the target is the next value"
     g = torch.Generator().manual_seed(2)
     t,u = torch.arange(length+1)[None],torch.rand(4, 3000, 1, generator=g)
-    x = torch.sin(t*(.1+.5*u[0])+6.3*u[1]) + torch.sin(t*(.1+.9*u[2])+6.3*u[3]) + .1*torch.randn(3000, length+1, generator=g)
+    x = torch.sin(t*(.1+.5*u[0])+6.3*u[1]) + torch.sin(t*(.1+.9*u[2])+6.3*u[3]) + .1*torch.randn(3000, length+1,
+        generator=g)
     return halved(x[:,:-1,None], x[:,1:,None], 500)
 
 @functools.cache
@@ -144,7 +148,9 @@ every_pixel = functools.partial(digits, (64,1))
 # parts
 
 class Residual(nn.Module):
-    def __init__(self, *layers, after=None): super().__init__(); self.branch,self.after = nn.Sequential(*layers),after or nn.Identity()
+    def __init__(self, *layers, after=None):
+        super().__init__()
+        self.branch,self.after = nn.Sequential(*layers),after or nn.Identity()
     def forward(self, x): return self.after(x + self.branch(x))
 
 class Last(nn.Module):
@@ -188,14 +194,17 @@ class Tabular(nn.Module):
         self.embeds = nn.ModuleList(nn.Embedding(k, d) for k,d in ((30,10),(12,6),(7,4),(3,3)))
         mid = lambda i,o: [nn.Linear(i, o), act(), *([nn.BatchNorm1d(o)] if norm else [])]
         self.layers = nn.Sequential(*mid(26, 64), *mid(64, 32), nn.Linear(32, 2))
-    def forward(self, x): return self.layers(torch.cat([e(x[:,i].long()) for i,e in enumerate(self.embeds)] + [x[:,4:]], 1))
+    def forward(self, x):
+        return self.layers(torch.cat([e(x[:,i].long()) for i,e in enumerate(self.embeds)] + [x[:,4:]], 1))
 
 class Dot(nn.Module):
     "fastai's `EmbeddingDotBias`, with torch's default start"
     def __init__(self):
         super().__init__()
-        self.u,self.i,self.ub,self.ib = nn.Embedding(150, 8),nn.Embedding(80, 8),nn.Embedding(150, 1),nn.Embedding(80, 1)
-    def forward(self, x): return (self.u(x[:,0])*self.i(x[:,1])).sum(1, keepdim=True) + self.ub(x[:,0]) + self.ib(x[:,1])
+        self.u,self.i,self.ub,self.ib = nn.Embedding(150, 8),nn.Embedding(80, 8),nn.Embedding(150, 1),nn.Embedding(80,
+            1)
+    def forward(self, x):
+        return (self.u(x[:,0])*self.i(x[:,1])).sum(1, keepdim=True) + self.ub(x[:,0]) + self.ib(x[:,1])
 
 class TwoTowers(nn.Module):
     def __init__(self):
@@ -207,7 +216,8 @@ class TwoTowers(nn.Module):
 class UNet(nn.Module):
     def __init__(self, norm):
         super().__init__()
-        def conv(i, o): return nn.Sequential(nn.Conv2d(i, o, 3, 1, 1), nn.BatchNorm2d(o) if norm else nn.Identity(), nn.ReLU())
+        def conv(i, o):
+            return nn.Sequential(nn.Conv2d(i, o, 3, 1, 1), nn.BatchNorm2d(o) if norm else nn.Identity(), nn.ReLU())
         self.a,self.b,self.c = conv(1, 12),conv(12, 24),conv(24, 32)
         self.up1,self.up2 = nn.ConvTranspose2d(32, 24, 2, 2),nn.ConvTranspose2d(24, 12, 2, 2)
         self.d,self.e,self.out = conv(48, 24),conv(24, 12),nn.Conv2d(12, 1, 1)
@@ -239,12 +249,17 @@ def mlp(sizes, act):
     return nn.Sequential(*layers, nn.Linear(*sizes[-2:]))
 
 def convs(n, width, act, norm=False):
-    layers = [l for i in range(n) for l in (nn.Conv2d(1 if i==0 else width, width, 3, 2 if i==2 else 1, 1), *([nn.BatchNorm2d(width)] if norm else []), act())]
+    layers = [l for i in range(n)
+              for l in (nn.Conv2d(1 if i==0 else width, width, 3, 2 if i==2 else 1, 1),
+                        *([nn.BatchNorm2d(width)] if norm else []), act())]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
 
 class GAN(nn.Module):
-    "While training it gives the critic's opinion of real points, of made ones, and of made ones once more for their maker; otherwise made points"
-    def __init__(self): super().__init__(); self.make,self.judge = mlp([8,64,64,2], nn.ReLU),mlp([2,64,64,1], nn.LeakyReLU)
+    """While training it gives the critic's opinion of real points, of made ones, and of made ones once more for
+    their maker; otherwise made points"""
+    def __init__(self):
+        super().__init__()
+        self.make,self.judge = mlp([8,64,64,2], nn.ReLU),mlp([2,64,64,1], nn.LeakyReLU)
     def forward(self, x):
         made = self.make(torch.randn(500 if not self.training else len(x), 8))
         if not self.training: return made
@@ -252,7 +267,8 @@ class GAN(nn.Module):
         return self.judge(x),self.judge(made.detach()),torch.func.functional_call(self.judge, fixed, made)
 
 def game(p, y):
-    "The losses of both sides (Goodfellow et al. 2014, not saturating); of made points the energy distance to real ones (Székely and Rizzo 2013)"
+    """The losses of both sides (Goodfellow et al. 2014, not saturating); of made points the energy distance to real
+    ones (Székely and Rizzo 2013)"""
     if isinstance(p, tuple): return F.softplus(-p[0]).mean() + F.softplus(p[1]).mean() + F.softplus(-p[2]).mean()
     return 2*torch.cdist(p, y).mean() - torch.cdist(p, p).mean() - torch.cdist(y, y).mean()
 
@@ -277,18 +293,22 @@ def resnet(pre):
     def block():
         c,n,r = lambda: nn.Conv2d(16, 16, 3, 1, 1, bias=False),lambda: nn.BatchNorm2d(16),nn.ReLU
         return Residual(n(), r(), c(), n(), r(), c()) if pre else Residual(c(), n(), r(), c(), n(), after=r())
-    return nn.Sequential(nn.Conv2d(1, 16, 3, 1, 1), *([] if pre else [nn.BatchNorm2d(16), nn.ReLU()]), block(), nn.MaxPool2d(2), block(), block(),
+    return nn.Sequential(nn.Conv2d(1, 16, 3, 1, 1), *([] if pre else [nn.BatchNorm2d(16), nn.ReLU()]), block(),
+                         nn.MaxPool2d(2), block(), block(),
                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
 @task('tune', grey)
 def resnet_post(): return resnet(False)
 @task('report', grey)
 def resnet_pre(): return resnet(True)
 @task('tune', digits)
-def residual_mlp_20(): return nn.Sequential(*(Residual(nn.Linear(64,64), nn.ReLU(), nn.Linear(64,64)) for _ in range(20)), nn.Linear(64, 10))
+def residual_mlp_20():
+    return nn.Sequential(*(Residual(nn.Linear(64,64), nn.ReLU(), nn.Linear(64,64)) for _ in range(20)),
+                         nn.Linear(64, 10))
 @task('report', grey)
 def residual_conv_8():
     blocks = [Residual(nn.ReLU(), nn.Conv2d(16,16,3,1,1), nn.ReLU(), nn.Conv2d(16,16,3,1,1)) for _ in range(8)]
-    return nn.Sequential(nn.Conv2d(1,16,3,2,1), *blocks, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+    return nn.Sequential(nn.Conv2d(1,16,3,2,1), *blocks, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(16, 10))
 
 # pictures to pictures
 
@@ -300,8 +320,10 @@ def unet_norm(): return UNet(True)
 def autoencoder(): return mlp([64,48,24,8,24,48,64], nn.ReLU)
 @task('report', functools.partial(same_as_input, (1,8,8)), **pixels)
 def autoencoder_conv():
-    return nn.Sequential(nn.Conv2d(1,16,3,2,1), nn.ReLU(), nn.Conv2d(16,16,3,2,1), nn.ReLU(), nn.Flatten(), nn.Linear(64,12), nn.Linear(12,64), nn.ReLU(),
-                         nn.Unflatten(1,(16,2,2)), nn.ConvTranspose2d(16,16,4,2,1), nn.ReLU(), nn.ConvTranspose2d(16,1,4,2,1))
+    return nn.Sequential(nn.Conv2d(1,16,3,2,1), nn.ReLU(), nn.Conv2d(16,16,3,2,1), nn.ReLU(), nn.Flatten(),
+                         nn.Linear(64,12), nn.Linear(12,64), nn.ReLU(),
+                         nn.Unflatten(1,(16,2,2)), nn.ConvTranspose2d(16,16,4,2,1), nn.ReLU(),
+                         nn.ConvTranspose2d(16,1,4,2,1))
 
 # recurrent
 
@@ -335,17 +357,21 @@ def post_ln_letters(): return Transformer(vocab, vocab, 24, False, causal=True, 
 @task('report', grey)
 def vit():
     ff = lambda: Residual(nn.LayerNorm(32), nn.Linear(32,64), nn.GELU(), nn.Linear(64,32))
-    return nn.Sequential(Tokens(32, True), *(l for _ in range(3) for l in (Residual(nn.LayerNorm(32), Attention(32, 4)), ff())),
+    return nn.Sequential(Tokens(32, True),
+                         *(l for _ in range(3) for l in (Residual(nn.LayerNorm(32), Attention(32, 4)), ff())),
                          nn.LayerNorm(32), Mean(), nn.Linear(32, 10))
 @task('tune', grey)
 def mixer():
     ff = lambda n,h: [nn.Linear(n,h), nn.GELU(), nn.Linear(h,n)]
-    return nn.Sequential(Tokens(32, False), *(l for _ in range(3) for l in (Residual(nn.LayerNorm(32), Flip(), *ff(16,32), Flip()),
+    return nn.Sequential(Tokens(32, False),
+                         *(l for _ in range(3) for l in (Residual(nn.LayerNorm(32), Flip(), *ff(16,32), Flip()),
                          Residual(nn.LayerNorm(32), *ff(32,64)))), nn.LayerNorm(32), Mean(), nn.Linear(32, 10))
 @task('report', grey)
 def convnext():
-    block = lambda: Residual(nn.Conv2d(24,24,3,1,1,groups=24), ChannelsLast(), nn.LayerNorm(24), nn.Linear(24,72), nn.GELU(), nn.Linear(72,24), ChannelsFirst())
-    return nn.Sequential(nn.Conv2d(1,24,2,2), block(), block(), block(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(24), nn.Linear(24,10))
+    block = lambda: Residual(nn.Conv2d(24,24,3,1,1,groups=24), ChannelsLast(), nn.LayerNorm(24), nn.Linear(24,72),
+                             nn.GELU(), nn.Linear(72,24), ChannelsFirst())
+    return nn.Sequential(nn.Conv2d(1,24,2,2), block(), block(), block(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.LayerNorm(24), nn.Linear(24,10))
 
 # tables and embeddings
 

@@ -1065,6 +1065,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'fastai_ext/model/flow.py'),
                                        'fastai_ext.model.flow._Tracer.is_leaf_module': ( 'model/flow.html#_tracer.is_leaf_module',
                                                                                          'fastai_ext/model/flow.py'),
+                                       'fastai_ext.model.flow._Walk': ('model/flow.html#_walk', 'fastai_ext/model/flow.py'),
                                        'fastai_ext.model.flow._act': ('model/flow.html#_act', 'fastai_ext/model/flow.py'),
                                        'fastai_ext.model.flow._before': ('model/flow.html#_before', 'fastai_ext/model/flow.py'),
                                        'fastai_ext.model.flow._branch': ('model/flow.html#_branch', 'fastai_ext/model/flow.py'),

@@ -17,7 +17,8 @@ data = list(zip(torch.tensor(x/16).float(), torch.tensor(y), strict=True))
 def learner(depth=6, act=nn.ReLU, cbs=None, bn=False, **kw):
     set_seed(0)
     h = 32
-    hidden = [o for _ in range(depth-2) for o in (nn.Linear(h,h), *([nn.BatchNorm1d(h)] if bn else []), act(), nn.Dropout(.1))]
+    hidden = [o for _ in range(depth-2)
+              for o in (nn.Linear(h,h), *([nn.BatchNorm1d(h)] if bn else []), act(), nn.Dropout(.1))]
     m = nn.Sequential(nn.Linear(64,h), act(), *hidden, nn.Linear(h,10))
     dls = DataLoaders(DataLoader(data[:600], bs=50, shuffle=True), DataLoader(data[600:900], bs=100))
     return Learner(dls, m, CrossEntropyLossFlat(), metrics=accuracy, cbs=cbs, **kw)
@@ -33,20 +34,25 @@ def huge(m):
     for p in m.parameters(): p.data.mul_(1e30)
 
 def test_ranks_what_is_known():
-    found = find(learner(), {'zero': 'zeros', 'tiny': tiny, 'huge': huge, 'kaiming': 'kaiming_normal', 'measured': 'lsuv'}, num_it=40, lr=3e-3)
-    assert found.suggestion in ('kaiming','measured') and {c.start for c in found.candidates[:2]}=={'kaiming','measured'}
+    found = find(learner(), {'zero': 'zeros', 'tiny': tiny, 'huge': huge, 'kaiming': 'kaiming_normal',
+                             'measured': 'lsuv'}, num_it=40, lr=3e-3)
+    assert (found.suggestion in ('kaiming','measured')
+            and {c.start for c in found.candidates[:2]}=={'kaiming','measured'})
     last = found.candidates[-1]
-    assert last.start=='huge' and last.loss==float('inf') and last.note.startswith('diverged at step') and len(last.losses[0]) < 40
+    assert (last.start=='huge' and last.loss==float('inf') and last.note.startswith('diverged at step')
+            and len(last.losses[0]) < 40)
     assert all(len(c.losses[0])==40 for c in found.candidates[:-1])
 
 def test_the_score_is_the_mean_of_the_last_quarter_over_the_seeds():
     found = find(learner(), ['kaiming_normal'], num_it=8, seeds=3, seed=5)
     c = found.candidates[0]
-    assert c.loss==pytest.approx(sum(sum(l[-2:])/2 for l in c.losses)/3) and c.spread > 0 and len({l[0] for l in c.losses})==3
+    assert (c.loss==pytest.approx(sum(sum(l[-2:])/2 for l in c.losses)/3) and c.spread > 0
+            and len({l[0] for l in c.losses})==3)
 
 def state(learn):
     rec = vars(learn.recorder)
-    return [[p.tolist() for p in learn.model.state_dict().values()],list(map(list, rec.get('values', []))),rec.get('losses'),torch.get_rng_state().tolist(),
+    return [[p.tolist() for p in learn.model.state_dict().values()],list(map(list, rec.get('values', []))),
+            rec.get('losses'),torch.get_rng_state().tolist(),
             [c.__class__ for c in learn.cbs], sorted(vars(learn)), [o.training for o in learn.model.modules()]]
 
 class Interrupts(Callback):
@@ -108,7 +114,8 @@ def test_it_shows_itself():
 def test_bad_input():
     learn = learner()
     before = state(learn)
-    for kw,words in ((dict(candidates=['kaimin']),'kaimin'), (dict(candidates=[]),'no candidates'), (dict(num_it=0),'at least one step')):
+    for kw,words in ((dict(candidates=['kaimin']),'kaimin'), (dict(candidates=[]),'no candidates'),
+                     (dict(num_it=0),'at least one step')):
         with pytest.raises(ValueError, match=words): find(learn, **kw)
     learn.dls.train.dataset[:] = []
     with pytest.raises(ValueError): find(learner(), ['nope'])
@@ -119,7 +126,8 @@ def test_a_trained_network_needs_force():
     learn = learner()
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3)
     before = learn.model[0].weight.clone()
-    with pytest.raises(ValueError, match=r'the weights are frozen, loaded or trained .*force=True'): find(learn, ['kaiming_normal'], num_it=2)
+    with pytest.raises(ValueError, match=r'the weights are frozen, loaded or trained .*force=True'):
+        find(learn, ['kaiming_normal'], num_it=2)
     assert find(learn, ['as it is'], num_it=2).suggestion == 'as it is'
     found = find(learn, ['auto','kaiming_normal'], num_it=2, force=True)
     assert len({c.first for c in found.candidates}) == 2 and torch.equal(learn.model[0].weight, before)
@@ -129,7 +137,8 @@ def test_a_trained_network_needs_force():
 def test_where_nothing_can_be_initialized_force_is_not_advised():
     learn = learner()
     learn.model = nn.Sequential(nn.BatchNorm1d(64))
-    with pytest.raises(ValueError, match='would change anything .*scale of a norm') as e: find(learn, ['kaiming_normal'], num_it=2)
+    with pytest.raises(ValueError, match='would change anything .*scale of a norm') as e:
+        find(learn, ['kaiming_normal'], num_it=2)
     assert 'force' not in str(e.value)
     with pytest.raises(ValueError, match='irnn'): find(learner(), ['as it is','irnn'], num_it=2)
 

@@ -56,7 +56,10 @@ def learner_load(tmp):
 def learner_load_no_opt(tmp):
     trained(path=tmp).save('a'); learn = get_learner(path=tmp); learn.load('a', with_opt=False); return learn
 def load_then_callback(tmp):
-    trained(path=tmp).save('a'); learn = get_learner(path=tmp, cbs=Init()); learn.load('a', with_opt=False); return learn
+    trained(path=tmp).save('a')
+    learn = get_learner(path=tmp, cbs=Init())
+    learn.load('a', with_opt=False)
+    return learn
 def same_learner(tmp): return trained()
 def new_optimizer(tmp): learn = trained(); learn.create_opt(); return learn
 def sgd(tmp): return trained(opt_func=lambda ps, **kw: SGD(ps, mom=0., **kw))
@@ -73,8 +76,11 @@ def lsuv_trained(tmp): return get_learner(fit(get_learner(), cbs=LSUV(orthogonal
 def prior_trained(tmp): return get_learner(fit(get_learner(), cbs=HeadPrior(), n=2).model)
 def few_weights(tmp): return get_learner(trained(nn.Sequential(nn.Linear(8,2), nn.Tanh(), nn.Linear(2,3))).model)
 def wide(tmp): return get_learner(trained(nn.Sequential(nn.Linear(8,256), nn.ReLU(), nn.Linear(256,3))).model)
-def normed(tmp): return get_learner(trained(nn.Sequential(nn.Linear(8,16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16,3))).model)
-def weight_normed(tmp): return get_learner(trained(nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(8,16)), nn.ReLU(), nn.Linear(16,3))).model)
+def normed(tmp):
+    return get_learner(trained(nn.Sequential(nn.Linear(8,16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16,3))).model)
+def weight_normed(tmp):
+    return get_learner(trained(nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(8,16)), nn.ReLU(),
+                                             nn.Linear(16,3))).model)
 def half_and_back(tmp): return get_learner(trained().model.half().float())
 def bf16_and_back(tmp): return get_learner(trained().model.bfloat16().float())
 def doubled(tmp): return get_learner(copy.deepcopy(trained().model).double().float())
@@ -91,9 +97,12 @@ def averaged(tmp):
     return get_learner(m)
 def decayed(tmp): return get_learner(trained(wd=.1).model)
 
-ways = [second, loaded, assigned, by_data, by_copy, new_model, unpickled, saved_whole, copied, learner_load, learner_load_no_opt, load_then_callback,
-        same_learner, new_optimizer, sgd, sgd_second, tiny_rate, plain_torch, started('kaiming_normal'), started('xavier_uniform'), started('orthogonal'),
-        started('auto'), lsuv_trained, prior_trained, few_weights, wide, normed, weight_normed, half_and_back, bf16_and_back, doubled, head_only, averaged, decayed]
+ways = [second, loaded, assigned, by_data, by_copy, new_model, unpickled, saved_whole, copied, learner_load,
+        learner_load_no_opt, load_then_callback,
+        same_learner, new_optimizer, sgd, sgd_second, tiny_rate, plain_torch, started('kaiming_normal'),
+        started('xavier_uniform'), started('orthogonal'),
+        started('auto'), lsuv_trained, prior_trained, few_weights, wide, normed, weight_normed, half_and_back,
+        bf16_and_back, doubled, head_only, averaged, decayed]
 
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('way', ways, ids=lambda f: f.__name__)
@@ -120,7 +129,8 @@ def test_trained_embeddings_are_kept():
     before = state(m)
     init_plan(m).apply(), init_plan(m, 'normal', std=.1).apply()
     assert all(torch.equal(p, q) for p,q in zip(m.parameters(), before, strict=True))
-    vectors = nn.Sequential(nn.Embedding.from_pretrained(torch.randn(50,16)*1.8 + 1e-3, freeze=False), nn.Flatten(), nn.Linear(16,2))
+    vectors = nn.Sequential(nn.Embedding.from_pretrained(torch.randn(50,16)*1.8 + 1e-3, freeze=False), nn.Flatten(),
+                            nn.Linear(16,2))
     before = vectors[0].weight.clone()
     plan = init_plan(vectors)
     assert torch.equal(plan.apply() and vectors[0].weight, before) and plan.changed
@@ -135,11 +145,15 @@ def test_what_is_left_alone_is_said_once():
     ours = [str(w.message) for w in said if 'left alone' in str(w.message)]
     assert len(ours) == 1 and '0.weight' in ours[0] and 'force=True' in ours[0] and 'not shown to be fresh' in ours[0]
 
-fresh = dict(mlp=net, wide=lambda: nn.Linear(300,200), conv=lambda: nn.Conv2d(3,16,3), depthwise=lambda: nn.Conv2d(32,32,3,groups=32),
-             transposed=lambda: nn.ConvTranspose2d(8,16,4), lstm=lambda: nn.LSTM(8,16,2,bidirectional=True), gru=lambda: nn.GRU(8,16),
-             attention=lambda: nn.MultiheadAttention(32,4), encoder=lambda: nn.TransformerEncoderLayer(32,4,64), bilinear=lambda: nn.Bilinear(4,5,6),
+fresh = dict(mlp=net, wide=lambda: nn.Linear(300,200), conv=lambda: nn.Conv2d(3,16,3),
+             depthwise=lambda: nn.Conv2d(32,32,3,groups=32),
+             transposed=lambda: nn.ConvTranspose2d(8,16,4), lstm=lambda: nn.LSTM(8,16,2,bidirectional=True),
+             gru=lambda: nn.GRU(8,16),
+             attention=lambda: nn.MultiheadAttention(32,4), encoder=lambda: nn.TransformerEncoderLayer(32,4,64),
+             bilinear=lambda: nn.Bilinear(4,5,6),
              embedding=lambda: nn.Embedding(30,7,padding_idx=0))
-moves = dict(as_made=lambda m: m, double=lambda m: m.double(), copy=copy.deepcopy, pickle=lambda m: pickle.loads(pickle.dumps(m)),
+moves = dict(as_made=lambda m: m, double=lambda m: m.double(), copy=copy.deepcopy,
+             pickle=lambda m: pickle.loads(pickle.dumps(m)),
              last=lambda m: m.to(memory_format=torch.channels_last))
 
 @pytest.mark.parametrize('make', fresh.values(), ids=list(fresh))
@@ -156,14 +170,19 @@ def test_a_wrong_lattice_is_no_proof():
     "What lies on a coarser lattice was stored in half precision, quantized or set by hand"
     t = nn.Linear(64,64).weight.detach()  # its bound is a power of two, as are the steps of half precision
     assert draw(t).random
-    for coarse in (t.half().float(), t.bfloat16().float(), (t*127/.125).round()/127*.125, (t*1024).round()/1024): assert not draw(coarse).random
+    for coarse in (t.half().float(), t.bfloat16().float(), (t*127/.125).round()/127*.125, (t*1024).round()/1024):
+        assert not draw(coarse).random
 
-@pytest.mark.parametrize('said,meant', [('he_normal','kaiming_normal'), ('xavier','xavier_uniform'), ('kaiming','kaiming_normal'), ('glorot_uniform','xavier_uniform'),
-                                        ('kaiming_normal_','kaiming_normal'), ('He Normal','kaiming_normal'), ('lsuv','lsuv')])
+@pytest.mark.parametrize('said,meant',
+                         [('he_normal','kaiming_normal'), ('xavier','xavier_uniform'), ('kaiming','kaiming_normal'),
+                          ('glorot_uniform','xavier_uniform'),
+                                        ('kaiming_normal_','kaiming_normal'), ('He Normal','kaiming_normal'),
+                                        ('lsuv','lsuv')])
 def test_what_people_type_first(said, meant): assert Init(said).scheme == meant
 
 def test_wrong_arguments_fail_at_once():
-    for bad in (lambda: Init('normal', sdt=1), lambda: Init(std=.1), lambda: Init('chrono', tmax=3), lambda: Init('lsuv', gain=2), lambda: Init('zeros', std=1)):
+    for bad in (lambda: Init('normal', sdt=1), lambda: Init(std=.1), lambda: Init('chrono', tmax=3),
+                lambda: Init('lsuv', gain=2), lambda: Init('zeros', std=1)):
         with pytest.raises(ValueError, match='takes no argument'): bad()
 
 def test_again_is_another_start():

@@ -1,4 +1,5 @@
-"Init('auto') on a sample of the models that benchmarks/init_models.py runs: every weight covered, none mistaken, all finite"
+"""Init('auto') on a sample of the models that benchmarks/init_models.py runs: every weight covered, none mistaken,
+all finite"""
 import sys, warnings
 import pytest, torch
 from conftest import root
@@ -9,10 +10,13 @@ from fastai_ext.init.auto import init_plan
 from fastai_ext.model.provenance import provenance
 from fastai_ext.model.weights import weights
 
-sample = {'xresnet18', 'DynamicUnet', 'basic_generator', 'basic_critic', 'AWD_LSTM language model', 'AWD_LSTM classifier', 'TabularModel', 'EmbeddingDotBias',
-          'mobilenet_v3_small', 'squeezenet1_1', 'shufflenet_v2_x0_5', 'lraspp_mobilenet_v3_large', 'ssdlite320_mobilenet_v3_large', 'swin_t', 'r3d_18',
+sample = {'xresnet18', 'DynamicUnet', 'basic_generator', 'basic_critic', 'AWD_LSTM language model',
+          'AWD_LSTM classifier', 'TabularModel', 'EmbeddingDotBias',
+          'mobilenet_v3_small', 'squeezenet1_1', 'shufflenet_v2_x0_5', 'lraspp_mobilenet_v3_large',
+          'ssdlite320_mobilenet_v3_large', 'swin_t', 'r3d_18',
           'BERT', 'GPT-2', 'ViT', 'T5', 'Llama', 'Mixtral', 'Wav2Vec2'}
-sizes = {'test_vit':160, 'test_resnet':160, 'test_convnext':160, 'test_efficientnet':160, 'test_mambaout':160, 'test_nfnet':160, 'test_byobnet':160}
+sizes = {'test_vit':160, 'test_resnet':160, 'test_convnext':160, 'test_efficientnet':160, 'test_mambaout':160,
+         'test_nfnet':160, 'test_byobnet':160}
 
 def models():
     import timm
@@ -51,7 +55,8 @@ def test_every_weight_is_covered_or_named(make, batch):
 
 def test_what_from_pretrained_loads_is_kept(tmp_path):
     import transformers as t
-    cfg = t.BertConfig(vocab_size=100, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64, num_labels=3)
+    cfg = t.BertConfig(vocab_size=100, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64,
+                       num_labels=3)
     t.BertModel(cfg).save_pretrained(tmp_path)  # random numbers: only the library knows that they were loaded
     model = t.BertForSequenceClassification.from_pretrained(tmp_path, num_labels=3)
     plan = init_plan(model)

@@ -23,7 +23,8 @@ def stds(m, x, train=None):
     names = {o: n for n,o in m.named_modules()}
     def f(o, a, k, out):
         if o not in res: res[o] = float((out[0] if isinstance(out, tuple) else out).float().std())
-    layers = [o for o in m.modules() if isinstance(o, (nn.Linear, nn.modules.conv._ConvNd, nn.Bilinear, nn.MultiheadAttention))]
+    layers = [o for o in m.modules()
+              if isinstance(o, (nn.Linear, nn.modules.conv._ConvNd, nn.Bilinear, nn.MultiheadAttention))]
     forward(m, x, {o: f for o in layers}, train=train)
     return {names[o]: s for o,s in res.items()}
 
@@ -43,8 +44,10 @@ def biased(m):
 
 def convnet(act=nn.ReLU, inplace=False):
     a = (lambda: act(inplace=True)) if inplace else act
-    return nn.Sequential(nn.Conv2d(3,8,3,padding=1), a(), nn.Conv2d(8,12,3,stride=2,groups=4), a(), nn.ConvTranspose2d(12,6,4,stride=2), a(),
-                         nn.Conv2d(6,6,3,groups=6), nn.BatchNorm2d(6), a(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24,10), a(), nn.Linear(10,5))
+    return nn.Sequential(nn.Conv2d(3,8,3,padding=1), a(), nn.Conv2d(8,12,3,stride=2,groups=4), a(),
+                         nn.ConvTranspose2d(12,6,4,stride=2), a(),
+                         nn.Conv2d(6,6,3,groups=6), nn.BatchNorm2d(6), a(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+                         nn.Linear(24,10), a(), nn.Linear(10,5))
 
 images = lambda n=16: torch.randn(n,3,12,12)
 
@@ -79,7 +82,8 @@ def test_deep_and_badly_started():
 @given(st.integers(2,6), st.integers(1,5), st.floats(.01,100), st.floats(0,.9), st.integers(0,1000))
 def test_unit_scale_solves_the_equation(units, n, size, bias, seed):
     g = torch.Generator().manual_seed(seed)
-    u,b = torch.randn(40*n, units, generator=g, dtype=torch.float64)*size + 1,torch.randn(units, generator=g, dtype=torch.float64)
+    u,b = torch.randn(40*n, units, generator=g, dtype=torch.float64)*size + 1,torch.randn(units, generator=g,
+        dtype=torch.float64)
     b = bias*b/max(1e-9, float(b.expand_as(u).std()))
     s = unit_scale(u, b)
     assert s > 0 and abs(float((s*u+b).std())-1) < 1e-6
@@ -117,7 +121,9 @@ def test_one_forward_pass():
 # Layers of every kind
 
 class Attends(nn.Module):
-    def __init__(self, **kw): super().__init__(); self.a,self.b = nn.Linear(6,8),nn.MultiheadAttention(8, 2, batch_first=True, **kw)
+    def __init__(self, **kw):
+        super().__init__()
+        self.a,self.b = nn.Linear(6,8),nn.MultiheadAttention(8, 2, batch_first=True, **kw)
     def forward(self, x): h = self.a(x); return self.b(h, h, h)[0]
 
 @pytest.mark.parametrize('kw', [{},dict(kdim=8,vdim=8),dict(bias=False)])
@@ -129,7 +135,8 @@ def test_attention_block_by_block(kw):
     def f(o, a, k):
         for i,c in enumerate('qkv'):
             w = o.in_proj_weight[i*8:(i+1)*8] if o.in_proj_weight is not None else getattr(o, f'{c}_proj_weight')
-            got[c] = float(nn.functional.linear(a[0], w, None if o.in_proj_bias is None else o.in_proj_bias[i*8:(i+1)*8]).std())
+            got[c] = float(nn.functional.linear(a[0], w,
+                                                None if o.in_proj_bias is None else o.in_proj_bias[i*8:(i+1)*8]).std())
     forward(m, x, {}, {m.b: f})
     assert all(abs(s-1) < 1e-3 for s in [*got.values(), *stds(m, x).values()])
     assert len(r)==5 and all(o.scale > 0 for o in r.values())
@@ -152,7 +159,8 @@ def test_weight_norm_through_its_parametrization(wrap):
 
 def test_what_has_no_scale_is_named():
     set_seed(0)
-    m = nn.Sequential(parametrizations.spectral_norm(nn.Linear(5,7)), parametrizations.orthogonal(nn.Linear(7,7)), nn.Linear(7,4))
+    m = nn.Sequential(parametrizations.spectral_norm(nn.Linear(5,7)), parametrizations.orthogonal(nn.Linear(7,7)),
+                      nn.Linear(7,4))
     before = weights_of(m)
     r = lsuv(m, torch.randn(64,5)*3)
     assert 'does not follow' in r[0].note and 'does not follow' in r[1].note or 'cannot be written' in r[1].note
@@ -173,7 +181,8 @@ def test_layers_of_unknown_classes_are_tried_and_taken_back():
     m = nn.Sequential(Standardized(3,4,3), nn.Flatten(), nn.Linear(400,4), Own())
     before,x = m[0].weight.clone(),images()
     r = lsuv(m, x)
-    assert torch.equal(m[0].weight, before) and r[0].note=='its output does not follow its weight' and r[0].scale != r[0].scale
+    assert (torch.equal(m[0].weight, before) and r[0].note=='its output does not follow its weight'
+            and r[0].scale != r[0].scale)
     assert abs(float(m(x).std())-1) < 1e-3 and r[2].scale > 0
 
 class LM(nn.Module):
@@ -246,7 +255,9 @@ def test_20_frozen_parameter_by_parameter():
 
 # Orthogonal
 
-@pytest.mark.parametrize('shape,groups', [((8,3,3,3),1), ((64,8,3,3),1), ((12,2,3,3),4), ((6,1,3,3),6), ((40,10),1), ((9,9),1), ((300,290),1)])
+@pytest.mark.parametrize('shape,groups',
+                         [((8,3,3,3),1), ((64,8,3,3),1), ((12,2,3,3),4), ((6,1,3,3),6), ((40,10),1), ((9,9),1),
+                          ((300,290),1)])
 def test_orthonormal(shape, groups):
     q = orthonormal(shape, groups).flatten(1).view(groups, shape[0]//groups, -1)
     q = q if q.shape[1] <= q.shape[2] else q.mT
@@ -275,7 +286,9 @@ def test_lsuv_orthogonal_keeps_the_shape_and_zeros():
 
 # Acceptance
 
-def full(m): return [[p.clone(), p.grad] for p in m.parameters()],[b.clone() for b in m.buffers()],[o.training for o in m.modules()],torch.get_rng_state()
+def full(m):
+    return [[p.clone(), p.grad] for p in m.parameters()],[b.clone() for b in m.buffers()],[o.training
+        for o in m.modules()],torch.get_rng_state()
 
 def equal(a, b): return str(a)==str(b)
 
@@ -288,7 +301,8 @@ def test_22_nothing_but_the_weights_changes():
     lsuv(m, x, orthogonal=True)
     after = full(m)
     torch.set_printoptions(profile='default')
-    assert equal(before[1:], after[1:]) and equal([g for _,g in before[0]], [g for _,g in after[0]]) and not equal(before[0], after[0])
+    assert (equal(before[1:], after[1:]) and equal([g for _,g in before[0]], [g for _,g in after[0]])
+            and not equal(before[0], after[0]))
 
 class Raises(nn.Module):
     def forward(self, x): raise RuntimeError('in the middle')
@@ -303,7 +317,9 @@ def test_22_a_model_that_raises_keeps_its_weights(orthogonal):
 
 class Backwards(nn.Module):
     "Registered in another order than it runs, with one layer that runs twice"
-    def __init__(self): super().__init__(); self.last,self.twice,self.first = nn.Linear(6,2),nn.Linear(6,6),nn.Linear(3,6)
+    def __init__(self):
+        super().__init__()
+        self.last,self.twice,self.first = nn.Linear(6,2),nn.Linear(6,6),nn.Linear(3,6)
     def forward(self, x): return self.last(self.twice(self.twice(self.first(x)).relu()).relu())
 
 def test_23_execution_order_and_a_shared_module_once():
@@ -330,10 +346,15 @@ def test_25_a_dead_layer_is_skipped_with_a_warning(bias):
     nn.init.constant_(m[0].bias, -1e6); nn.init.constant_(m[2].bias, bias)
     before = m[2].weight.clone()
     with pytest.warns(UserWarning, match='dead.*2.weight'): r = lsuv(m, x)
-    assert torch.equal(m[2].weight, before) and r[1].note.startswith('dead') and all(p.isfinite().all() for p in m.parameters())
+    assert (torch.equal(m[2].weight, before) and r[1].note.startswith('dead')
+            and all(p.isfinite().all() for p in m.parameters()))
 
 class Residual(nn.Module):
-    def __init__(self, h=6): super().__init__(); self.a,self.b = nn.Linear(h,h),nn.Linear(h,h); nn.init.zeros_(self.b.weight); nn.init.zeros_(self.b.bias)
+    def __init__(self, h=6):
+        super().__init__()
+        self.a,self.b = nn.Linear(h,h),nn.Linear(h,h)
+        nn.init.zeros_(self.b.weight)
+        nn.init.zeros_(self.b.bias)
     def forward(self, x): return x + self.b(self.a(x).relu())
 
 def test_26_zero_starts_are_not_rescued():
@@ -416,7 +437,8 @@ def test_15_16_loaded_weights_are_left_alone(tmp_path):
     learn.load('trained', with_opt=False)
     before = weights_of(learn.model)
     with pytest.warns(UserWarning, match='nothing was changed'): fit(learn, 1, 0.)
-    assert same(before, weights_of(learn.model)) and all('loaded' in r.note or 'trained' in r.note for r in learn.lsuv.record)
+    assert (same(before, weights_of(learn.model))
+            and all('loaded' in r.note or 'trained' in r.note for r in learn.lsuv.record))
 
 def test_init_and_then_lsuv():
     "What `Init` writes is a start, not a loaded weight; LSUV comes after it"
@@ -443,7 +465,8 @@ def test_18_lr_find_first(tmp_path):
 def test_a_trained_network_is_left_alone():
     learn = fit(learner(), 1)
     before = weights_of(learn.model)
-    with pytest.warns(UserWarning, match='nothing was changed.*optimizer has taken steps'): fit(learn, 1, 0., cbs=LSUV())
+    with pytest.warns(UserWarning, match='nothing was changed.*optimizer has taken steps'):
+        fit(learn, 1, 0., cbs=LSUV())
     assert same(before, weights_of(learn.model))
     fit(learn, 1, 0., cbs=LSUV(force=True))
     assert not same(before, weights_of(learn.model))
@@ -451,7 +474,8 @@ def test_a_trained_network_is_left_alone():
 def test_21_stale_moments_go_with_the_old_weights():
     learn = fit(learner(), 1)
     lsuv(learn, force=True)
-    assert 'grad_avg' not in learn.opt.state[learn.model[0].weight] and 'grad_avg' in learn.opt.state[learn.model[0].bias]
+    assert ('grad_avg' not in learn.opt.state[learn.model[0].weight]
+            and 'grad_avg' in learn.opt.state[learn.model[0].bias])
 
 def test_28_mixed_precision_measures_in_full():
     res = []
@@ -473,6 +497,7 @@ def test_29_ranks_agree(tmp_path):
         warnings.simplefilter('ignore')
         from fastai.basics import *
         from fastai.callback.all import *
+        from fastai_ext.init.callback import Init
         from fastai_ext.init.lsuv import LSUV, lsuv
         rank,path = int(sys.argv[1]),sys.argv[2]
         dist.init_process_group('gloo', init_method=f'file://{path}/meet', rank=rank, world_size=2)
@@ -480,7 +505,8 @@ def test_29_ranks_agree(tmp_path):
         set_seed(rank)
         m = nn.Sequential(nn.Linear(4,8), nn.ReLU(), nn.Linear(8,1))
         xs = [(torch.randn(4), torch.randn(1)) for _ in range(32)]
-        learn = Learner(DataLoaders(DataLoader(xs, bs=8, shuffle=True), DataLoader(xs, bs=8)), m, MSELossFlat(), cbs=LSUV())
+        dls = DataLoaders(DataLoader(xs, bs=8, shuffle=True), DataLoader(xs, bs=8))
+        learn = Learner(dls, m, MSELossFlat(), cbs=[Init('kaiming_normal'), LSUV()])
         with learn.no_bar(), learn.no_logging(): learn.fit(1, 0.)
         a = [p.detach().clone() for p in m.parameters()]
         torch.manual_seed(rank)
@@ -488,17 +514,20 @@ def test_29_ranks_agree(tmp_path):
         lsuv(m, torch.randn(16,4))
         try: lsuv(m, torch.full((4,4), float('nan') if rank==0 else 1.)); said = ''
         except ValueError as e: said = str(e)
-        torch.save((a, list(m.parameters()), said), f'{path}/{rank}.pt')
+        torch.save((a, list(m.parameters()), said, learn.init.record), f'{path}/{rank}.pt')
         dist.barrier()
         dist.destroy_process_group()  # an exit without it ends in std::terminate now and then
     '''
     (tmp_path/'run.py').write_text(textwrap.dedent(code))
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
-    runs = [subprocess.Popen([sys.executable, tmp_path/'run.py', str(r), tmp_path], env=env, stderr=subprocess.PIPE, text=True) for r in (0,1)]
-    errors = [r.communicate(timeout=120)[1] for r in runs]
+    runs = [subprocess.Popen([sys.executable, tmp_path/'run.py', str(r), tmp_path], env=env, stderr=subprocess.PIPE,
+                             text=True) for r in (0,1)]
+    try: errors = [r.communicate(timeout=120)[1] for r in runs]
+    finally:
+        for r in runs: r.kill()
     assert not any(r.returncode for r in runs), errors
-    (a,c,e0),(b,d,e1) = (torch.load(tmp_path/f'{r}.pt', weights_only=False) for r in (0,1))
-    assert same(a, b) and same(c, d) and 'NaN' in e0 and e0==e1
+    (a,c,e0,ra),(b,d,e1,rb) = (torch.load(tmp_path/f'{r}.pt', weights_only=False) for r in (0,1))
+    assert same(a, b) and same(c, d) and 'NaN' in e0 and e0==e1 and ra==rb
 
 @pytest.mark.parametrize('orthogonal', [False,True])
 def test_30_same_seed_same_weights(orthogonal):
@@ -522,7 +551,8 @@ def test_bad_input_changes_nothing():
     x[0,0,0,0] = float('nan')
     for f,words in ((lambda: lsuv(m, x), '1 of the 6912 numbers'), (lambda: lsuv(m), 'a model alone has no data'),
                     (lambda: lsuv(m, images(), std=-1), 'give a number > 0'),
-                    (lambda: lsuv(nn.ReLU(), images()), 'has no weights'), (lambda: lsuv(nn.LazyLinear(3), images()), 'is lazy')):
+                    (lambda: lsuv(nn.ReLU(), images()), 'has no weights'),
+                    (lambda: lsuv(nn.LazyLinear(3), images()), 'is lazy')):
         with pytest.raises(ValueError, match=words): f()
     assert same(before, weights_of(m))
     with pytest.raises(ValueError, match='is empty'): lsuv(learner(n=0))
@@ -532,7 +562,8 @@ def test_bad_input_changes_nothing():
 
 def test_the_record():
     r = lsuv(convnet(), images())
-    assert list(r.df())==['weight','layer','std','scale','note'] and 'Conv2d' in repr(r) and '<table>' in r._repr_html_() and len(repr(r[:2]).splitlines())==3
+    assert (list(r.df())==['weight','layer','std','scale','note'] and 'Conv2d' in repr(r)
+            and '<table>' in r._repr_html_() and len(repr(r[:2]).splitlines())==3)
     assert repr(LSUV(std=2., skip='a'))=="LSUV(std=2.0, skip='a')"
 
 # Packed and stacked weights
@@ -555,7 +586,8 @@ def test_a_part_of_a_packed_weight(kw):
     assert rows[0].scale > 0
     q,_,v = m.attn.qkv.weight.detach().chunk(3)
     assert torch.allclose(q @ q.t(), (q @ q.t())[0,0]*torch.eye(16), atol=1e-5)
-    assert torch.allclose(v/v.norm(), before.chunk(3)[2]/before.chunk(3)[2].norm())  # scaled with its layer, not drawn anew
+    # scaled with its layer, not drawn anew
+    assert torch.allclose(v/v.norm(), before.chunk(3)[2]/before.chunk(3)[2].norm())
 
 def test_weights_stay_where_they_are_in_memory():
     m = convnet()

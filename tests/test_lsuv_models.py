@@ -1,4 +1,5 @@
-"LSUV on a sample of the models that benchmarks/lsuv_models.py runs: every matrix named, every scaled layer at 1 in another pass"
+"""LSUV on a sample of the models that benchmarks/lsuv_models.py runs: every matrix named, every scaled layer at 1 in
+another pass"""
 import sys, warnings
 
 import pytest
@@ -10,9 +11,11 @@ from lsuv_models import measured
 from zoo import fastai_zoo, hf_zoo, torchvision_zoo
 
 # name: kinds of reasons for which weights may be left alone
-sample = {'xresnet18': '', 'DynamicUnet (self attention)': 'does not follow', 'basic_critic': '', 'AWD_LSTM language model': 'recurrent tied',
+sample = {'xresnet18': '', 'DynamicUnet (self attention)': 'does not follow', 'basic_critic': '',
+          'AWD_LSTM language model': 'recurrent tied',
           'AWD_LSTM classifier': 'recurrent', 'TabularModel': '', 'EmbeddingNN': '',
-          'mobilenet_v3_small': '', 'shufflenet_v2_x0_5': '', 'lraspp_mobilenet_v3_large': '', 'ssdlite320_mobilenet_v3_large': '', 'swin_t': 'not called',
+          'mobilenet_v3_small': '', 'shufflenet_v2_x0_5': '', 'lraspp_mobilenet_v3_large': '',
+          'ssdlite320_mobilenet_v3_large': '', 'swin_t': 'not called',
           'BERT': '', 'GPT-2': 'tied', 'ViT': '', 'T5': 'tied', 'Llama': '', 'Mixtral': 'experts', 'Wav2Vec2': ''}
 
 def models():
@@ -29,7 +32,8 @@ def test_every_matrix_is_scaled_or_named(name, make, batch):
     rows,missing,off,_,finite = measured(name, make, batch)
     assert not missing and finite and not off > 1e-3  # NaN where nothing was scaled
     assert all((r.scale > 0) != bool(r.note) for r in rows)
-    may = {'recurrent':'recurrent', 'tied':'tied', 'not':'not called', 'does':'does not follow', 'experts':'inside a mixture'}
+    may = {'recurrent':'recurrent', 'tied':'tied', 'not':'not called', 'does':'does not follow',
+           'experts':'inside a mixture'}
     if name in sample:
         allowed = [may[w] for w in sample[name].split() if w in may]
         assert all(any(a in r.note for a in allowed) for r in rows if r.note), [r.note for r in rows if r.note]

@@ -23,7 +23,8 @@ def data(n=64, bs=16):
     items = [(torch.randn(20, generator=g), torch.randint(5, (), generator=g)) for _ in range(n)]
     return DataLoaders(DataLoader(items, bs=bs), DataLoader(items, bs=bs))
 
-def learner(m, *cbs, **kw): return Learner(data(), m, CrossEntropyLossFlat(), cbs=cbs, **{**dict(lr=.05), **kw}).remove_cb(ProgressCallback)
+def learner(m, *cbs, **kw):
+    return Learner(data(), m, CrossEntropyLossFlat(), cbs=cbs, **{**dict(lr=.05), **kw}).remove_cb(ProgressCallback)
 def made(w, seed=0): torch.manual_seed(seed); return net(w)
 def quiet_fit(learn, n=1, *args, **kw):
     with learn.no_logging(), learn.no_bar(): learn.fit(n, *args, **kw)
@@ -33,13 +34,15 @@ def quiet_fit(learn, n=1, *args, **kw):
 
 @pytest.mark.parametrize('rule', ['sgd','adam'])
 def test_the_same_as_microsofts(rule):
-    "The same weights after training, to rounding: their readout divides its input by the width, ours has the smaller weights"
+    """The same weights after training, to rounding: their readout divides its input by the width, ours has the
+    smaller weights"""
     ours,theirs = made(128),net(128, mup.MuReadout)
     theirs.load_state_dict(ours.state_dict())
     mup.set_base_shapes(theirs, net(32, mup.MuReadout), delta=net(64, mup.MuReadout))
     eps = 1e-30  # theirs does not scale it
     opts = dict(sgd=(partial(SGD, mom=.9, wd=0.), partial(mup.MuSGD, lr=.05, momentum=.9)),
-                adam=(partial(OptimWrapper, opt=partial(torch.optim.Adam, eps=eps)), partial(mup.MuAdam, lr=.05, eps=eps)))[rule]
+                adam=(partial(OptimWrapper, opt=partial(torch.optim.Adam, eps=eps)),
+                      partial(mup.MuAdam, lr=.05, eps=eps)))[rule]
     learn = quiet_fit(learner(ours, MuP(net(32)), opt_func=opts[0], wd=0.), 2)
     opt = opts[1](theirs.parameters())
     for _ in range(2):
@@ -52,7 +55,9 @@ def test_the_same_as_microsofts(rule):
     for i in (0,2): torch.testing.assert_close(ours[i].weight, theirs[i].weight, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(ours[4].weight*4, theirs[4].weight, rtol=1e-3, atol=1e-4)
 
-def test_it_matters(): assert not torch.allclose(quiet_fit(learner(made(128), MuP(net(32)))).model[2].weight, quiet_fit(learner(made(128))).model[2].weight, atol=1e-4)
+def test_it_matters():
+    assert not torch.allclose(quiet_fit(learner(made(128), MuP(net(32)))).model[2].weight,
+                              quiet_fit(learner(made(128))).model[2].weight, atol=1e-4)
 
 # the rules
 
@@ -62,7 +67,8 @@ def test_rules_of_table_3():
     f = factors(mup_plan(net(128), net(32), 'adam'))
     assert f['0.weight']==(1,1) and f['2.weight']==(1,.25) and f['4.weight']==(.5,.25) and f['4.bias']==(2,1)
     f = factors(mup_plan(net(128), net(32), 'sgd'))
-    assert f['0.weight']==(1,4) and f['2.weight']==(1,1) and f['4.weight']==(.5,.25) and f['2.bias']==(2,4) and f['4.bias']==(2,1)
+    assert (f['0.weight']==(1,4) and f['2.weight']==(1,1) and f['4.weight']==(.5,.25) and f['2.bias']==(2,4)
+            and f['4.bias']==(2,1))
 
 def test_a_fixed_start_is_seen():
     "A start of std .02 at every width, as Hugging Face's, must shrink where torch's does so by itself"
@@ -74,8 +80,11 @@ def test_a_fixed_start_is_seen():
     f = factors(mup_plan(fixed(128), fixed(32)))
     assert f['0.weight'][0]==1 and f['2.weight'][0]==.5 and f['4.weight'][0]==.25
 
-@pytest.mark.parametrize('make', [lambda w: nn.LSTM(10, w), lambda w: nn.TransformerEncoderLayer(w, 4, 4*w), lambda w: nn.Embedding(9, w),
-                                  lambda w: nn.Sequential(nn.Conv2d(3,w,3), nn.BatchNorm2d(w), nn.Conv2d(w,w,3,groups=w), nn.ConvTranspose2d(w,1,2))])
+@pytest.mark.parametrize('make',
+                         [lambda w: nn.LSTM(10, w), lambda w: nn.TransformerEncoderLayer(w, 4, 4*w),
+                          lambda w: nn.Embedding(9, w),
+                                  lambda w: nn.Sequential(nn.Conv2d(3,w,3), nn.BatchNorm2d(w),
+                                                          nn.Conv2d(w,w,3,groups=w), nn.ConvTranspose2d(w,1,2))])
 def test_at_the_base_width_nothing_changes(make):
     for rule in ('adam','sgd'): assert all(r.start==r.lr==r.eps==r.part==1 for r in mup_plan(make(32), make(32), rule))
 
@@ -112,7 +121,8 @@ def test_schedules_and_groups_see_the_optimizers_own_rates():
     assert len(learn.opt.hypers)==2 and 'step' not in vars(learn.opt)
 
 def test_resume_from_a_checkpoint(tmp_path):
-    "Saved, loaded into a new Learner and trained on is the same as trained on, and the trained start is not scaled again"
+    """Saved, loaded into a new Learner and trained on is the same as trained on, and the trained start is not scaled
+    again"""
     a = quiet_fit(learner(made(128), MuP(net(32)), path=tmp_path))
     a.save('half')
     b = learner(made(128, 1), MuP(net(32)), path=tmp_path)
@@ -138,7 +148,8 @@ def test_interrupted_and_taken_away():
     plain = quiet_fit(learner(start, opt_func=SGD))
     for p,q in zip(learn.model.parameters(), plain.model.parameters()): torch.testing.assert_close(p, q)
 
-@pytest.mark.parametrize('opt', [partial(SGD, mom=.9), Adam, ranger, partial(OptimWrapper, opt=torch.optim.AdamW)], ids=['SGD','Adam','ranger','AdamW'])
+@pytest.mark.parametrize('opt', [partial(SGD, mom=.9), Adam, ranger, partial(OptimWrapper, opt=torch.optim.AdamW)],
+                         ids=['SGD','Adam','ranger','AdamW'])
 def test_optimizers(opt):
     learn = quiet_fit(learner(made(128), MuP(net(32)), opt_func=opt, lr=.01), 2)
     assert all(torch.isfinite(p).all() for p in learn.model.parameters()) and len(learn.opt.param_lists)==1
@@ -154,7 +165,8 @@ def test_what_cannot_be_raises():
     with pytest.raises(TypeError, match='is no network'): MuP(64)
     with pytest.raises(ValueError, match='rule'): MuP(net(32), rule='lion')
     with pytest.raises(ValueError, match='is not in both'): mup_plan(net(64), nn.Linear(2,3))
-    with pytest.raises(ValueError, match='neither proportional'): quiet_fit(learner(made(64), MuP(net(32)), opt_func=Lamb))
+    with pytest.raises(ValueError, match='neither proportional'):
+        quiet_fit(learner(made(64), MuP(net(32)), opt_func=Lamb))
 
 def test_the_base_may_be_a_function_and_is_kept_as_numbers():
     state = torch.get_rng_state()

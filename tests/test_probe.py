@@ -20,7 +20,8 @@ from fastai_ext.keep.learner import learner_kept
 
 def frozen(o):
     "A comparable copy of a state"
-    if isinstance(o, torch.Tensor): return o.dtype, tuple(o.shape), o.detach().cpu().contiguous().view(-1).numpy().tobytes() if o.numel() else b''
+    if isinstance(o, torch.Tensor):
+        return o.dtype, tuple(o.shape), o.detach().cpu().contiguous().view(-1).numpy().tobytes() if o.numel() else b''
     if isinstance(o, np.ndarray): return o.tobytes()
     if isinstance(o, dict): return {str(k): frozen(v) for k,v in o.items()}
     if isinstance(o, (list,tuple,L)): return [frozen(v) for v in o]
@@ -30,25 +31,36 @@ def rngs(): return frozen([random.getstate(), np.random.get_state(), torch.get_r
 
 def state(m):
     "All that a run could change"
-    return [[(n, id(p), p.requires_grad, p._version, id(p.grad), frozen(p.grad), frozen(p)) for n,p in m.named_parameters()],
+    return [[(n, id(p), p.requires_grad, p._version, id(p.grad), frozen(p.grad), frozen(p))
+             for n,p in m.named_parameters()],
             [(n, id(b), frozen(b)) for n,b in m.named_buffers()],
-            [(type(o), {k: frozen(v) for k,v in vars(o).items() if k not in ('_parameters','_buffers')}) for o in m.modules()], rngs()]
+            [(type(o), {k: frozen(v) for k,v in vars(o).items() if k not in ('_parameters','_buffers')})
+             for o in m.modules()], rngs()]
 
 class Draws(nn.Module):
     "Uses every generator, keeps attributes, and may raise"
-    def __init__(self): super().__init__(); self.calls,self.log,self.fail = 0,[],False; self.register_buffer('loose', torch.zeros(2), persistent=False)
+    def __init__(self):
+        super().__init__()
+        self.calls,self.log,self.fail = 0,[],False
+        self.register_buffer('loose', torch.zeros(2), persistent=False)
     def forward(self, x):
-        self.calls += 1; self.log.append(random.random()); self.new = np.random.rand(); self.loose = self.loose + torch.rand(2)
+        self.calls += 1
+        self.log.append(random.random())
+        self.new = np.random.rand()
+        self.loose = self.loose + torch.rand(2)
         if self.fail: raise RuntimeError('in the middle')
         return x + torch.rand(())
 
 def nets():
     set_seed(0)
-    bn = nn.Sequential(nn.Conv2d(3,4,3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Dropout(.5), Draws(), nn.Flatten(), nn.Linear(4*36,2))
-    sn = nn.Sequential(parametrizations.spectral_norm(nn.Linear(4,5)), parametrizations.weight_norm(nn.Linear(5,5)), nn.LayerNorm(5), Draws())
+    bn = nn.Sequential(nn.Conv2d(3,4,3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Dropout(.5), Draws(),
+                       nn.Flatten(), nn.Linear(4*36,2))
+    sn = nn.Sequential(parametrizations.spectral_norm(nn.Linear(4,5)), parametrizations.weight_norm(nn.Linear(5,5)),
+                       nn.LayerNorm(5), Draws())
     old = nn.Sequential(nn.utils.spectral_norm(nn.Linear(4,5)), nn.BatchNorm1d(5, momentum=None), Draws())
     lm = nn.Sequential(AWD_LSTM(20, 6, 8, 2), Draws())
-    return {'bn': (bn, torch.randn(4,3,8,8)), 'parametrized': (sn, torch.randn(6,4)), 'old norms': (old, torch.randn(6,4)),
+    return {'bn': (bn, torch.randn(4,3,8,8)), 'parametrized': (sn, torch.randn(6,4)),
+            'old norms': (old, torch.randn(6,4)),
             'lstm': (lm, torch.randint(0, 20, (3,7)))}
 
 @pytest.mark.parametrize('grad', [False,True])
@@ -116,7 +128,8 @@ class Pair(nn.Module):
 
 def test_27_inputs_of_every_kind():
     x = torch.randn(4,3)
-    assert forward(Named(), {'ids': x, 'mask': None, 'labels': x}, {})['logits'].shape==(4,2)  # what `forward` does not name is left out
+    # what `forward` does not name is left out
+    assert forward(Named(), {'ids': x, 'mask': None, 'labels': x}, {})['logits'].shape==(4,2)
     assert forward(Named(), ({'ids': x},), {})['logits'].shape==(4,2)
     assert forward(Whole(), {'a': x}, {}).shape==(4,2)
     assert len(forward(Pair(), (x,x), {}))==2
@@ -129,7 +142,8 @@ def dl_kinds():
     xs = [(torch.randn(3), torch.randn(1)) for _ in range(20)]
     g = torch.Generator().manual_seed(3)
     from torch.utils.data import DataLoader as TorchDL, WeightedRandomSampler
-    return {'fastai': DataLoader(xs, bs=4, shuffle=True), 'fastai workers': DataLoader(xs, bs=4, shuffle=True, num_workers=1),
+    return {'fastai': DataLoader(xs, bs=4, shuffle=True),
+            'fastai workers': DataLoader(xs, bs=4, shuffle=True, num_workers=1),
             'torch': TorchDL(xs, 4, shuffle=True), 'torch generator': TorchDL(xs, 4, shuffle=True, generator=g),
             'torch sampler': TorchDL(xs, 4, sampler=WeightedRandomSampler([1.]*20, 20, generator=torch.Generator())),
             'torch workers': TorchDL(xs, 4, shuffle=True, num_workers=1, persistent_workers=True, timeout=30)}
@@ -165,10 +179,12 @@ def learner(dls=None, m=None, **kw):
 
 def test_bad_data_is_named_before_anything_runs():
     xs = [(torch.randn(3), torch.randn(1)) for _ in range(3)]
-    with pytest.raises(ValueError, match='is empty .3 items, bs=4, drop_last=True'): train_batch(learner(DataLoaders(DataLoader(xs, bs=4, drop_last=True))))
+    with pytest.raises(ValueError, match='is empty .3 items, bs=4, drop_last=True'):
+        train_batch(learner(DataLoaders(DataLoader(xs, bs=4, drop_last=True))))
     with pytest.raises(ValueError, match='is empty .0 items'): peek_batch(torch.utils.data.DataLoader([], 4))
     with pytest.raises(ValueError, match='one-shot iterator'): peek_batch(DataLoader(iter(xs), bs=2, indexed=False))
-    with pytest.raises(ValueError, match='2 of the 6 numbers'): check_batch((torch.tensor([[1.,float('nan'),0],[0,0,float('inf')]]),))
+    with pytest.raises(ValueError, match='2 of the 6 numbers'):
+        check_batch((torch.tensor([[1.,float('nan'),0],[0,0,float('inf')]]),))
     check_batch({'a': torch.tensor([1,2]), 'b': torch.ones(2)})
     with pytest.raises(ValueError, match='has no weights'): check_ready(nn.ReLU())
     with pytest.raises(ValueError, match='`0.weight` is lazy'): check_ready(nn.Sequential(nn.LazyLinear(3)))
@@ -200,8 +216,10 @@ def run(tmp_path, visit, opt_func=None):
         csv = (tmp_path/'history.csv').read_bytes()
         learn.fit(1, 1e-2)
     opt = learn.opt.state_dict()
-    return frozen([list(m.state_dict().values()), opt['state'], opt['hypers'] if 'hypers' in opt else opt['param_groups'],
-                   learn.recorder.values, learn.recorder.losses, learn.counts.seen, csv]), [type(c) for c in learn.cbs], sorted(vars(learn)), rngs()
+    return frozen([list(m.state_dict().values()), opt['state'],
+                   opt['hypers'] if 'hypers' in opt else opt['param_groups'],
+                   learn.recorder.values, learn.recorder.losses, learn.counts.seen, csv]), [type(c)
+                       for c in learn.cbs], sorted(vars(learn)), rngs()
 
 def interrupted(learn):
     class Stop(Callback):

@@ -2,7 +2,8 @@
 import matplotlib.pyplot as plt
 import pytest
 import torch
-from fastai.basics import Callback, CrossEntropyLossFlat, DataBlock, DataLoader, DataLoaders, Learner, MSELossFlat, load_learner, set_seed
+from fastai.basics import (Callback, CrossEntropyLossFlat, DataBlock, DataLoader, DataLoaders, Learner, MSELossFlat,
+                           load_learner, set_seed)
 from fastai.callback.fp16 import MixedPrecision
 from torch import nn
 from torch.nn import init
@@ -15,11 +16,13 @@ def learner(m, n_in=6, n_out=3, n=64, loss=None, cbs=None, bs=32):
     set_seed(0)
     y = (lambda: torch.randint(n_out, ())) if loss is None else (lambda: torch.randn(n_out))
     xs = [(torch.randn(n_in) if isinstance(n_in, int) else torch.randn(n_in), y()) for _ in range(n)]
-    return Learner(DataLoaders(DataLoader(xs, bs=bs, shuffle=True), DataLoader(xs, bs=bs)), m, loss or CrossEntropyLossFlat(), cbs=cbs)
+    return Learner(DataLoaders(DataLoader(xs, bs=bs, shuffle=True), DataLoader(xs, bs=bs)), m,
+                   loss or CrossEntropyLossFlat(), cbs=cbs)
 
 def test_numbers_are_those_of_hooks_and_autograd():
     set_seed(1)
-    m = nn.Sequential(nn.Conv2d(3,4,3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Dropout(.5), nn.Flatten(), nn.Linear(64,5), nn.Tanh(), nn.Linear(5,3))
+    m = nn.Sequential(nn.Conv2d(3,4,3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Dropout(.5), nn.Flatten(),
+                      nn.Linear(64,5), nn.Tanh(), nn.Linear(5,3))
     learn = learner(m, (3,6,6))
     rep = learn.init_report()
     (x,),(y,) = train_batch(learn)
@@ -35,7 +38,8 @@ def test_numbers_are_those_of_hooks_and_autograd():
     assert [r.name for r in rep.layers]==['0','5','7'] and rep.loss==pytest.approx(loss.item(), rel=1e-6) and rep.n==32
     for r in rep.layers:
         o = outs[r.name]
-        assert r.std==pytest.approx(o.std().item(), rel=1e-5) and r.mean==pytest.approx(o.mean().item(), rel=1e-4, abs=1e-7)
+        assert (r.std==pytest.approx(o.std().item(), rel=1e-5)
+                and r.mean==pytest.approx(o.mean().item(), rel=1e-4, abs=1e-7))
         assert r.grad==pytest.approx(o.grad.square().mean().sqrt().item(), rel=1e-4)
         assert r.reach==pytest.approx((o.grad.norm()/outs['7'].grad.norm()).item(), rel=1e-4)
     assert rep['5'].saturated==pytest.approx(((1-outs['6']**2) < .05).float().mean().item())
@@ -45,7 +49,8 @@ class Functional(nn.Module):
     def forward(self, x): return self.b(torch.relu(self.a(x)))
 
 @pytest.mark.parametrize('m', [lambda: nn.Sequential(nn.Linear(6,10), nn.ReLU(), nn.Linear(10,3)),
-                               lambda: nn.Sequential(nn.Linear(6,10), nn.ReLU(inplace=True), nn.Linear(10,3)), Functional])
+                               lambda: nn.Sequential(nn.Linear(6,10), nn.ReLU(inplace=True), nn.Linear(10,3)),
+                               Functional])
 def test_dead_units_however_the_relu_is_written(m):
     m = m()
     a = m.a if isinstance(m, Functional) else m[0]
@@ -56,7 +61,8 @@ def test_dead_units_however_the_relu_is_written(m):
 def test_flags():
     set_seed(0)
     def flags(f, depth=12, act=nn.Tanh):
-        m = nn.Sequential(nn.Linear(6,16), act(), *[o for _ in range(depth-2) for o in (nn.Linear(16,16), act())], nn.Linear(16,3))
+        m = nn.Sequential(nn.Linear(6,16), act(), *[o for _ in range(depth-2) for o in (nn.Linear(16,16), act())],
+                          nn.Linear(16,3))
         with torch.no_grad(): f(m)
         return ' '.join(learner(m).init_report().flags)
     def scale(s):
@@ -65,9 +71,11 @@ def test_flags():
         return f
     assert flags(scale(1.))==''
     assert 'layer 22: vanishing' in flags(scale(.3)) and 'gradient vanishing' in flags(scale(.3))
-    assert 'exploding: its output' in flags(scale(9.), act=nn.ReLU) and 'gradient exploding' in flags(scale(9.), act=nn.ReLU)
+    assert ('exploding: its output' in flags(scale(9.), act=nn.ReLU)
+            and 'gradient exploding' in flags(scale(9.), act=nn.ReLU))
     assert 'saturated' in flags(scale(30.))
-    assert 'layer 2: 100 % symmetric units' in flags(lambda m: [init.constant_(o.weight, .1) for o in m[::2]] and [init.zeros_(o.bias) for o in m[::2]])
+    assert 'layer 2: 100 % symmetric units' in flags(lambda m: [init.constant_(o.weight, .1) for o in m[::2]]
+        and [init.zeros_(o.bias) for o in m[::2]])
     assert 'no gradient reaches it' in flags(lambda m: init.zeros_(m[-1].weight))
     assert 'NaN' in flags(lambda m: init.constant_(m[4].weight, float('nan')))
     assert 'same output for every example' in flags(lambda m: init.zeros_(m[4].weight))
@@ -94,7 +102,8 @@ def test_nothing_changes(cbs):
             learn.fit(1)
             if report: learn.init_report(); learn.init_report(seed=3)
             learn.fit(1)
-        return [p.tolist() for p in learn.model.state_dict().values()],learn.recorder.values,learn.recorder.losses,torch.get_rng_state().tolist()
+        now = [p.tolist() for p in learn.model.state_dict().values()]
+    return now,learn.recorder.values,learn.recorder.losses,torch.get_rng_state().tolist()
     a,b = trained(True),trained(False)
     assert a[0]==b[0] and list(map(list, a[1]))==list(map(list, b[1])) and a[2]==b[2] and a[3]==b[3]
 
@@ -117,7 +126,8 @@ def test_frozen_layers_attention_and_recurrent():
     class Seq(nn.Module):
         def __init__(self):
             super().__init__()
-            self.g,self.t,self.o = nn.GRU(4,8,batch_first=True),nn.TransformerEncoderLayer(8,2,16,batch_first=True),nn.Linear(8,3)
+            self.g,self.t,self.o = nn.GRU(4,8,batch_first=True),nn.TransformerEncoderLayer(8,2,16,
+                batch_first=True),nn.Linear(8,3)
         def forward(self, x): return self.o(self.t(self.g(x)[0]).mean(1))
     assert {o.name for o in learner(Seq(), (5,4)).init_report().layers}=={'g','t.self_attn','t.linear1','t.linear2','o'}
 

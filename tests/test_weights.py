@@ -7,10 +7,14 @@ from torch.nn.utils import parametrizations
 from fastai_ext.model.roles import roles
 from fastai_ext.model.weights import weights
 
-layers = [nn.Linear(3,5), nn.Conv1d(4,6,3,groups=2), nn.Conv2d(3,5,3), nn.Conv3d(2,4,3), nn.ConvTranspose1d(4,6,3,groups=2), nn.ConvTranspose2d(4,6,4,2),
-          nn.Bilinear(2,3,4), nn.Embedding(7,3), nn.EmbeddingBag(7,3), nn.LSTM(3,4,2,bidirectional=True,proj_size=2), nn.GRU(3,4,2), nn.RNN(3,4),
-          nn.LSTMCell(3,4), nn.GRUCell(3,4), nn.RNNCell(3,4), nn.MultiheadAttention(8,2), nn.MultiheadAttention(8,2,kdim=3,vdim=5,add_bias_kv=True),
-          nn.BatchNorm2d(3), nn.GroupNorm(2,4), nn.LayerNorm(4), nn.RMSNorm(4), nn.InstanceNorm2d(3,affine=True), nn.PReLU(3), nn.TransformerEncoderLayer(8,2),
+layers = [nn.Linear(3,5), nn.Conv1d(4,6,3,groups=2), nn.Conv2d(3,5,3), nn.Conv3d(2,4,3),
+          nn.ConvTranspose1d(4,6,3,groups=2), nn.ConvTranspose2d(4,6,4,2),
+          nn.Bilinear(2,3,4), nn.Embedding(7,3), nn.EmbeddingBag(7,3), nn.LSTM(3,4,2,bidirectional=True,proj_size=2),
+          nn.GRU(3,4,2), nn.RNN(3,4),
+          nn.LSTMCell(3,4), nn.GRUCell(3,4), nn.RNNCell(3,4), nn.MultiheadAttention(8,2),
+          nn.MultiheadAttention(8,2,kdim=3,vdim=5,add_bias_kv=True),
+          nn.BatchNorm2d(3), nn.GroupNorm(2,4), nn.LayerNorm(4), nn.RMSNorm(4), nn.InstanceNorm2d(3,affine=True),
+          nn.PReLU(3), nn.TransformerEncoderLayer(8,2),
           nn.TransformerDecoderLayer(8,2)]
 
 @pytest.mark.parametrize('layer', layers, ids=lambda m: type(m).__name__)
@@ -27,7 +31,8 @@ def test_blocks_tile_every_parameter(layer):
 @pytest.mark.parametrize('layer', layers, ids=lambda m: type(m).__name__)
 def test_no_known_layer_is_other(layer): assert 'other' not in set(weights(layer).attrgot('kind'))
 
-@given(st.integers(1,3), st.integers(1,3), st.integers(1,3), st.integers(1,3), st.sampled_from([nn.Conv2d, nn.ConvTranspose2d]))
+@given(st.integers(1,3), st.integers(1,3), st.integers(1,3), st.integers(1,3),
+       st.sampled_from([nn.Conv2d, nn.ConvTranspose2d]))
 @settings(max_examples=30, deadline=None)
 def test_set_then_data(groups, cin, cout, k, conv):
     m = conv(groups*cin, groups*cout, k, groups=groups, bias=False)
@@ -50,7 +55,8 @@ def test_tied_once_under_the_embedding():
     m = nn.ModuleDict(dict(decoder=nn.Linear(4,9), encoder=nn.Embedding(9,4)))
     m.decoder.weight = m.encoder.weight
     ws = weights(m)
-    assert [(w.name,w.kind) for w in ws] == [('encoder.weight','embedding'), ('decoder.bias','bias')] and ws[0].tied == ['decoder.weight']
+    assert ([(w.name,w.kind) for w in ws] == [('encoder.weight','embedding'), ('decoder.bias','bias')]
+            and ws[0].tied == ['decoder.weight'])
     assert len(weights(m, only='decoder.weight')) == 1  # either name selects it
 
 def test_parametrized_padding_and_shared_modules():
@@ -77,7 +83,8 @@ def test_foreign_layers():
     class MyAttention(nn.Module):
         def __init__(self):
             super().__init__()
-            self.c_attn,self.qkv,self.gamma,self.pos_embed,self.strange = Conv1D(12,4),nn.Linear(4,12),nn.Parameter(torch.ones(4)),\
+            self.c_attn,self.qkv,self.gamma,self.pos_embed,self.strange = Conv1D(12,4),nn.Linear(4,
+                12),nn.Parameter(torch.ones(4)),\
                 nn.Parameter(torch.zeros(1,5,4)),nn.Parameter(torch.zeros(3,3))
     ws = {w.name: w for w in weights(nn.Sequential(MyAttention()))}
     assert ws['0.c_attn.weight[k]'].shape == (4,4) and ws['0.c_attn.weight[k]'].role.layout == 'io'
@@ -89,7 +96,8 @@ def test_foreign_layers():
 def test_selectors():
     m = nn.Sequential(nn.Linear(2,3), nn.BatchNorm1d(3), nn.Linear(3,1))
     assert weights(m, only='2').attrgot('name') == ['2.weight','2.bias']
-    assert weights(m, only=[nn.Linear, '*.bias'], skip=lambda w: w.name=='0.weight').attrgot('name') == ['0.bias','1.bias','2.weight','2.bias']
+    assert weights(m, only=[nn.Linear, '*.bias'], skip=lambda w: w.name=='0.weight').attrgot('name') == ['0.bias',
+        '1.bias','2.weight','2.bias']
     with pytest.warns(UserWarning, match="skip='3.*' matches nothing"): weights(m, skip=['3.*','0.*'])
     with pytest.raises(ValueError, match='pass the Learner'): weights(m, only=1)
     with pytest.raises(TypeError, match='selects nothing'): weights(m, only=1.5)

@@ -20,34 +20,41 @@ from ..model.weights import unwrap, weights
 
 # %% ../../nbs/init/auto.ipynb #dca3f20f
 def _embed(w, family):
-    "A table that feeds a network of features starts small, and so does one that is the decoder too; before recurrent layers and attention none is better"
+    """A table that feeds a network of features starts small, and so does one that is the decoder too; before
+    recurrent layers and attention none is better"""
     if family == 'transformer' and w.tied: return 'normal', dict(std=.02), 'embedding that is the decoder too'
-    if family in ('transformer','recurrent'): return '', None, f"embedding of a {family} network: no start was found that is better than its own"
+    if family in ('transformer','recurrent'):
+        return '', None, f"embedding of a {family} network: no start was found that is better than its own"
     return 'trunc_normal', dict(std=.01), f"embedding of a {family} network"
 
 def _rule(w, f, family, branches):
     "(scheme, arguments, reason) for one weight under the automatic policy"
     if w.kind in ('linear','conv','conv_transpose','bilinear','attention'):
-        g,why = f.gain, f"{f.act} follows" if f.act else 'output of the network' if f.output else 'no activation follows'
+        g,why = f.gain,'output of the network' if f.output else 'no activation follows'
+        if f.act: why = f"{f.act} follows"
         if w.block in ('q','k','v'): g,why = 1.,f"{dict(q='query',k='key',v='value')[w.block]} of attention, by itself"
-        elif f.residual and branches > 1: g,why = g/branches**.5,f"ends one of {branches} residual branches" + (f", {f.act} follows" if f.act else '')
+        elif f.residual and branches > 1:
+            g,why = g/branches**.5,f"ends one of {branches} residual branches" + (f", {f.act} follows" if f.act else '')
         name,mode = ('xavier_uniform','fan_avg') if w.kind=='attention' else ('kaiming_normal','fan_in')
         return name, dict(scheme_args(_scheme(name), w, {}), gain=g, mode=mode), why
-    if w.kind == 'rnn_input': return 'xavier_uniform', scheme_args(_scheme('xavier_uniform'), w, {}), 'input of a recurrent gate'
+    if w.kind == 'rnn_input':
+        return 'xavier_uniform', scheme_args(_scheme('xavier_uniform'), w, {}), 'input of a recurrent gate'
     if w.kind == 'rnn_hidden':
         relu = getattr(w.module, 'nonlinearity', '') == 'relu'
         return 'identity' if relu else 'orthogonal', dict(gain=1.), 'recurrent, ReLU' if relu else 'recurrent gate'
     if w.kind == 'rnn_proj': return 'orthogonal', dict(gain=1.), 'recurrent projection'
     if w.kind == 'embedding': return _embed(w, family)
     if w.kind == 'bias' and w.fan_in is not None and w.attr not in ('bias_k','bias_v'):
-        if w.block == 'f' and w.attr.startswith('bias_ih'): return 'ones', {}, 'forget gate starts open: 1 over both biases'
+        if w.block == 'f' and w.attr.startswith('bias_ih'):
+            return 'ones', {}, 'forget gate starts open: 1 over both biases'
         return 'zeros', {}, 'bias of a layer'
     if w.kind == 'norm' and not w.data.any(): return '', None, 'zero on purpose: its branch starts closed'
     return '', None, left_alone[w.kind]
 
 def _family(ws):
     kinds = Counter(w.kind for w in ws)
-    return 'transformer' if kinds['attention'] else 'recurrent' if kinds['rnn_hidden'] else 'convolutional' if kinds['conv'] else 'tabular'
+    return ('transformer' if kinds['attention'] else 'recurrent' if kinds['rnn_hidden']
+            else 'convolutional' if kinds['conv'] else 'tabular')
 
 def _auto(model, fl, ws, only, every, found):
     "The automatic policy"
@@ -75,7 +82,8 @@ def check_scheme(
     scheme, # 'auto', 'lsuv', name of a scheme or a recipe in any of its spellings, or a function that fills a tensor
     **kw,   # Arguments of the scheme
 ):          # The scheme under our name for it
-    "Raises `ValueError` with the nearest names for an unknown scheme, and for an argument that the scheme does not take"
+    """Raises `ValueError` with the nearest names for an unknown scheme, and for an argument that the scheme does not
+    take"""
     scheme = canonical(scheme)
     if isinstance(scheme, str) and scheme.lower() in (*_lsuv, 'auto', *recipes): scheme = scheme.lower()
     if scheme == 'auto':
@@ -93,8 +101,10 @@ def check_scheme(
 
 def _hold(r, known):
     "Leave the weight alone: frozen, or not shown to be fresh"
-    r.held = bool(r.scheme) and not r.weight.frozen and known.get(r.name, '') not in ('pretrained body','loaded by from_pretrained')
-    r.scheme,r.kw,r.reason = '',None,known.get(r.name, 'frozen')
+    r.held = (bool(r.scheme) and not r.weight.frozen
+              and known.get(r.name, '') not in ('pretrained body','loaded by from_pretrained'))
+    r.scheme,r.kw = '',None
+    r.reason = known.get(r.name, 'frozen')
 
 def init_plan(
     model,             # `nn.Module` or `Learner`
@@ -107,13 +117,18 @@ def init_plan(
     """What `Init` would do, without doing it. Weights that are frozen, loaded or trained are left alone unless `force`.
     Raises `ValueError` for an unknown scheme or a model without weights."""
     scheme = check_scheme(scheme, **kw)
-    if scheme in _lsuv: raise ValueError("init_plan: LSUV scales by a forward pass and has no plan; call lsuv(model, xb), learn.init_weights('lsuv') or LSUV()")
+    if scheme in _lsuv:
+        raise ValueError("init_plan: LSUV scales by a forward pass and has no plan; call lsuv(model, xb), "
+                         "learn.init_weights('lsuv') or LSUV()")
     ws = weights(model, only, skip)
     net = unwrap(model if isinstance(model, nn.Module) else model.model)
-    if not len(ws) and only is None and skip is None: raise ValueError(f"init: {type(net).__name__} has no weights to initialize")
+    if not len(ws) and only is None and skip is None:
+        raise ValueError(f"init: {type(net).__name__} has no weights to initialize")
     every = weights(net)
     found = draws(every)
-    if scheme == 'auto' or scheme in recipes: rows = Plan(_auto(net, fl := flow(net), ws, only, every, found))
+    if scheme == 'auto' or scheme in recipes:
+        fl = flow(net)
+        rows = Plan(_auto(net, fl, ws, only, every, found))
     else:
         rows,kept = Plan(fixed_rows(ws, scheme, kw, only)),meant(every, found) if only is None and not force else {}
         for r in rows:

@@ -43,11 +43,12 @@ def _start(learn, scheme, only, skip, force, seed, kw):
 # %% ../../nbs/init/callback.ipynb #3d0b786e
 class Init(Once):
     "Initialize the weights once, before the first step; leaves alone what is frozen or not shown to be fresh"
-    order = first_order  # after the model has moved to its device, before DDP wraps it (11) and `LRFinder` saves it (60)
+    # after the model has moved to its device, before DDP wraps it (11) and `LRFinder` saves it (60)
+    order = first_order
 
     def __init__(self,
         scheme='auto',     # 'auto', 'lsuv', name of a scheme or a recipe, or a function that fills a tensor
-        only=None,         # Only these: wildcard names, layer types, parameter-group numbers, predicates, or a list of them
+        only=None,         # Only these: wildcard names, layer types, numbers of parameter groups, predicates, or a list
         skip=None,         # Not these, likewise
         force:bool=False,  # Also weights that are frozen, loaded or trained
         seed:int|None=None,# Seed of the weights; None: follows from torch's global generator, which is left as it is
@@ -55,14 +56,17 @@ class Init(Once):
     ):
         "Raises `ValueError` for an unknown scheme or argument. `record` tells what was done, `done` whether"
         self.scheme = check_scheme(scheme, **kw)
-        self.only,self.skip,self.force,self.seed,self.kw,self.record = only,skip,force,seed,kw,[]
+        self.only,self.skip,self.force = only,skip,force
+        self.seed,self.kw,self.record = seed,kw,[]
 
     def __repr__(self):
         args = dict(only=None, skip=None, force=False, seed=None)
         given = {k:getattr(self,k) for k,v in args.items() if getattr(self,k) != v}
         return f"Init({', '.join([repr(self.scheme)] + [f'{k}={v!r}' for k,v in {**given, **self.kw}.items()])})"
 
-    def start(self): return _start(self.learn, self.scheme, self.only, self.skip, self.force, self.seed, self.kw)[0]
+    def start(self):
+        "Start the weights of `self.learn`; returns the record"
+        return _start(self.learn, self.scheme, self.only, self.skip, self.force, self.seed, self.kw)[0]
 
 # %% ../../nbs/init/callback.ipynb #de6e10ac
 @patch
@@ -74,8 +78,8 @@ def init_weights(self:Learner,
     seed:int|None=None,# Seed of the weights; None: follows from torch's global generator, which is left as it is
     **kw,              # Arguments of the scheme, such as `std`
 ): # The plan that was carried out; for 'lsuv' its record
-    """Initialize the model now; `learn.init_undo()` takes it back. Data order, buffers and generators stay as they are. Raises `ValueError`
-    for an unknown scheme or argument"""
+    """Initialize the model now; `learn.init_undo()` takes it back. Data order, buffers and generators stay as they
+    are. Raises `ValueError` for an unknown scheme or argument"""
     book = ledger(self)
     book.record,done = _start(self, check_scheme(scheme, **kw), only, skip, force, seed, kw)
     book.times += 1

@@ -55,7 +55,8 @@ class _Steps(Callback):
 class Candidate:
     "How one start did"
     start:str                      # Its name
-    loss:float                     # Mean of the last quarter of the training losses, over the seeds; infinite if one was not finite
+    # Mean of the last quarter of the training losses, over the seeds; infinite if one was not finite
+    loss:float
     spread:float = float('nan')    # Standard deviation over the seeds
     first:float = float('nan')     # The very first loss
     note:str = ''                  # What went wrong
@@ -81,9 +82,11 @@ class InitFind:
     def apply(self,
         which:str=None,  # Name of a candidate; `None`: the suggestion
     ):
-        "Start the network from a candidate, with the seed of its first probe. Raises `ValueError` for a name that was no candidate"
+        """Start the network from a candidate, with the seed of its first probe. Raises `ValueError` for a name that
+        was no candidate"""
         which = which or self.suggestion
-        if which not in self.starts: raise ValueError(f"init_find: {which!r} was no candidate; there are {', '.join(map(repr, self.starts))}")
+        if which not in self.starts:
+            raise ValueError(f"init_find: {which!r} was no candidate; there are {', '.join(map(repr, self.starts))}")
         _start(self.learn, self.starts[which], self.seed, self.force)
 
     def __repr__(self): return f'suggestion: {self.suggestion}\n{self.candidates!r}'
@@ -97,7 +100,9 @@ class InitFind:
         ax = ax or plt.subplots(figsize=(7,4))[1]
         for c in self.candidates:
             n = min(map(len, c.losses))
-            if n: ax.plot(_smooth([sum(l[i] for l in c.losses)/len(c.losses) for i in range(n)]), label=f'{c.start}  {c.loss:.3g}',
+            if n:
+                ax.plot(_smooth([sum(l[i] for l in c.losses)/len(c.losses) for i in range(n)]),
+                        label=f'{c.start}  {c.loss:.3g}',
                           lw=2.5 if c.start==self.suggestion else 1.2)
         first = [c.first for c in self.candidates if math.isfinite(c.first)]
         if first: ax.set_ylim(0, 1.5*sorted(first)[len(first)//2])
@@ -113,10 +118,14 @@ def _smooth(losses, beta=.8):
 def _named(candidates):
     if candidates is None: candidates = _defaults
     if isinstance(candidates, (str,)) or callable(candidates): candidates = [candidates]
-    if not isinstance(candidates, dict): candidates = {c if isinstance(c, str) else getattr(c, '__name__', 'as it is'): c for c in candidates}
-    if not candidates: raise ValueError("init_find: no candidates; give names of schemes, for example ['kaiming_normal', 'orthogonal', 'lsuv']")
+    if not isinstance(candidates, dict):
+        candidates = {c if isinstance(c, str) else getattr(c, '__name__', 'as it is'): c for c in candidates}
+    if not candidates:
+        raise ValueError("init_find: no candidates; give names of schemes, for example ['kaiming_normal', "
+                         "'orthogonal', 'lsuv']")
     for c in candidates.values():
-        if c is not None and c not in ('as it is','lsuv','lsuv orthogonal'): check_scheme(c)  # an unknown name raises here, before anything runs
+        # an unknown name raises here, before anything runs
+        if c is not None and c not in ('as it is','lsuv','lsuv orthogonal'): check_scheme(c)
     return dict(candidates)
 
 @patch
@@ -129,15 +138,18 @@ def init_find(self:Learner,
     show_plot:bool=True, # Plot the losses
     force:bool=False,    # Let the candidates overwrite weights that are frozen, loaded or trained
 ) -> InitFind:
-    """Rank starts by a short training from each. The learner is left as it was, also when interrupted. Raises `ValueError` for an
-    unknown scheme, a NaN batch, an empty loader, a model without weights, or one whose weights no candidate would change, before
-    anything runs. After Smith's `lr_find` (2015)."""
-    if num_it < 1 or seeds < 1: raise ValueError(f"init_find: num_it={num_it}, seeds={seeds}; give at least one step and one seed")
+    """Rank starts by a short training from each. The learner is left as it was, also when interrupted. Raises
+    `ValueError` for an unknown scheme, a NaN batch, an empty loader, a model without weights, or one whose weights
+    no candidate would change, before anything runs. After Smith's `lr_find` (2015)."""
+    if num_it < 1 or seeds < 1:
+        raise ValueError(f"init_find: num_it={num_it}, seeds={seeds}; give at least one step and one seed")
     starts = _named(candidates)
     check_ready(unwrap(self.model), 'init_find')
     check_batch(peek_batch(self.dls.train), 'init_find')
-    plans = [init_plan(self, 'auto' if c.startswith('lsuv') else c, force=force) for c in starts.values() if isinstance(c, str) and c != 'as it is']
-    if plans and not any(map(callable, starts.values())) and not any(p.changed for p in plans): raise ValueError(_unchanged(self, plans[0]))
+    plans = [init_plan(self, 'auto' if c.startswith('lsuv') else c, force=force) for c in starts.values()
+             if isinstance(c, str) and c != 'as it is']
+    if plans and not any(map(callable, starts.values())) and not any(p.changed for p in plans):
+        raise ValueError(_unchanged(self, plans[0]))
     with rng_kept(): seed = int(torch.randint(2**31-1000, (1,))) if seed is None else seed
     todo = [(n, c, seed+k) for k in range(seeds) for n,c in starts.items()]
     bar = progress_bar(todo, leave=False) if hasattr(self, 'progress') else todo
@@ -153,7 +165,9 @@ def init_find(self:Learner,
 def _unchanged(learn, plan):
     known = provenance(learn)
     held = [r for r in plan if r.weight.frozen or r.name in known]
-    if held: return (f"init_find: no scheme would change anything, the weights are frozen, loaded or trained ({held[0].name}: {held[0].reason}); "
+    if held:
+        return ("init_find: no scheme would change anything, the weights are frozen, loaded or trained "
+                f"({held[0].name}: {held[0].reason}); "
                      "force=True lets the candidates overwrite them")
     return f"init_find: no scheme would change anything ({plan[0].name}: {plan[0].reason})"
 
@@ -166,7 +180,8 @@ def _probe(learn, candidate, num_it, lr, seed, force):
     return steps.found
 
 def _score(c):
-    tails = [sum(l[-max(1, len(l)//4):])/max(1, len(l)//4) if l and math.isfinite(l[-1]) else math.inf for l in c.losses]
+    tails = [sum(l[-max(1, len(l)//4):])/max(1, len(l)//4) if l and math.isfinite(l[-1]) else math.inf
+             for l in c.losses]
     c.loss,c.first = sum(tails)/len(tails),c.losses[0][0] if c.losses[0] else math.nan
     if len(tails)>1 and math.isfinite(c.loss): c.spread = float(torch.tensor(tails).std())
     bad = next((l for l,t in zip(c.losses, tails, strict=True) if not math.isfinite(t)), None)

@@ -18,20 +18,25 @@ from ..model.provenance import ledger, provenance
 from ..model.weights import unwrap, weights
 
 # %% ../../nbs/init/head.ipynb #40e09dd5
-def prior_bias(t,
+def prior_bias(
+    t,       # Bias, filled in place
     p=.01,   # Prior probability of the positive class: a number, or one for each output, between 0 and 1
-    generator=None):
+    generator=None,  # Not used: nothing is drawn
+):           # `t`
     "log(p/(1-p)) for a sigmoid. Lin et al. 2017 (RetinaNet), arXiv 1708.02002. Raises `ValueError`"
     p = torch.as_tensor(p, dtype=torch.float64)
     if not ((p > 0) & (p < 1)).all(): raise ValueError(f"prior_bias: p={p.tolist()} is not between 0 and 1")
     return fill(t, lambda x: x.copy_(torch.log(p/(1-p)).expand(x.shape)))
 
-def log_prior(t,
+def log_prior(
+    t,       # Bias, filled in place: one number for each class
     shares,  # Share, or count, of each class, > 0
-    generator=None):
+    generator=None,  # Not used: nothing is drawn
+):           # `t`
     "log of the class shares for a softmax, centred at 0. Raises `ValueError`"
     s = torch.as_tensor(shares, dtype=torch.float64)
-    if s.shape != t.shape or not (s > 0).all(): raise ValueError(f"log_prior: {s.numel()} shares for {t.numel()} outputs; give one > 0 for each class")
+    if s.shape != t.shape or not (s > 0).all():
+        raise ValueError(f"log_prior: {s.numel()} shares for {t.numel()} outputs; give one > 0 for each class")
     return fill(t, lambda x: x.copy_(s.log() - s.log().mean()))
 
 # %% ../../nbs/init/head.ipynb #3979554f
@@ -42,7 +47,8 @@ def _output(loss):
     names = [type(loss).__name__, type(getattr(loss, 'func', loss)).__name__, getattr(loss, '__name__', '')]
     if any('BCE' in n or 'binary_cross' in n for n in names): return 'sigmoid'
     if any(s in n for n in names for s in _softmax) or 'cross_entropy' in names[-1]: return 'softmax'
-    raise ValueError(f"HeadPrior: {type(loss).__name__} is neither cross-entropy nor binary cross-entropy; give output='softmax' or 'sigmoid'")
+    raise ValueError(f"HeadPrior: {type(loss).__name__} is neither cross-entropy nor binary cross-entropy; give "
+                     "output='softmax' or 'sigmoid'")
 
 def _targets(dls, limit):
     "Targets of the training data, batch by batch; without inputs where the labels are kept apart"
@@ -50,7 +56,8 @@ def _targets(dls, limit):
     if hasattr(ds, 'tls') and len(ds.tls) > 1:
         tl = ds.tls[-1]
         for i in range(len(tl)): yield torch.as_tensor(tl[i])[None]
-    elif hasattr(ds, 'ys') and hasattr(ds, 'conts'): yield torch.as_tensor(ds.ys.to_numpy().squeeze(1) if ds.ys.shape[1]==1 else ds.ys.to_numpy())
+    elif hasattr(ds, 'ys') and hasattr(ds, 'conts'):
+        yield torch.as_tensor(ds.ys.to_numpy().squeeze(1) if ds.ys.shape[1]==1 else ds.ys.to_numpy())
     else:
         with rng_kept(), loader_kept(dls.train):
             for i,b in enumerate(dls.train):
@@ -70,7 +77,8 @@ def class_counts(
             y = y.argmax(-1) if y.is_floating_point() and y.ndim > 1 and y.shape[-1] == n else y
             y = y.long().flatten()
             y = y[y >= 0]  # an ignored target
-            if len(y) and y.max() >= n: raise ValueError(f"HeadPrior: a label is {y.max().item()}, but the head has {n} outputs")
+            if len(y) and y.max() >= n:
+                raise ValueError(f"HeadPrior: a label is {y.max().item()}, but the head has {n} outputs")
             counts += torch.bincount(y, minlength=n)
             total += len(y)
         else:
@@ -89,35 +97,49 @@ def _find_head(model, n):
     if not ends: raise ValueError(f"HeadPrior: {type(model).__name__} has no linear or convolutional layer")
     w = ends[-1]
     bias = [b for b in weights(model) if b.module is w.module and b.kind == 'bias']
-    if n and w.shape[0] != n: raise ValueError(f"HeadPrior: the last layer {w.full_name} has {w.shape[0]} outputs, not {n}")
+    if n and w.shape[0] != n:
+        raise ValueError(f"HeadPrior: the last layer {w.full_name} has {w.shape[0]} outputs, not {n}")
     if not bias: raise ValueError(f"HeadPrior: the last layer {w.full_name} has no bias to hold the prior")
     return w,bias[0]
 
 class HeadPrior(Once):
     "Start the head at the class shares of the training data; once, before the first step"
-    order = first_order + 2  # after `Init` and `LSUV` have set the weights; still before DDP wraps the model (11) and `LRFinder` saves it (60)
+    # after `Init` and `LSUV` have set the weights; still before DDP wraps the model (11) and `LRFinder` saves it (60)
+    order = first_order + 2
 
     def __init__(self,
-        shares=None,       # Share or count of each class (softmax), or probability of each output (sigmoid); None counts the training labels
+        shares=None,       # Share or count of each class (softmax), probability of each output (sigmoid); None: counted
         std:float|None=.01,# Standard deviation of the head's weights; None keeps them
         output:str|None=None, # 'softmax' or 'sigmoid'; None asks the loss function
         force:bool=False,  # Also a head that was loaded or trained
     ):
         "`record` tells what was done. Raises `ValueError` for an impossible share or output"
-        if output not in (None,'softmax','sigmoid'): raise ValueError(f"HeadPrior: output={output!r} is neither 'softmax' nor 'sigmoid'")
-        if std is not None and not std >= 0: raise ValueError(f"HeadPrior: std={std} is not a standard deviation; give a number >= 0")
-        self.shares,self.std,self.output,self.force = shares,std,output,force
+        if output not in (None,'softmax','sigmoid'):
+            raise ValueError(f"HeadPrior: output={output!r} is neither 'softmax' nor 'sigmoid'")
+        if std is not None and not std >= 0:
+            raise ValueError(f"HeadPrior: std={std} is not a standard deviation; give a number >= 0")
+        self.shares,self.std = shares,std
+        self.output,self.force = output,force
         self.record = {}
 
     def __repr__(self):
         args = dict(shares=None, std=.01, output=None, force=False)
-        return f"HeadPrior({', '.join(f'{k}={getattr(self,k)!r}' for k,v in args.items() if getattr(self,k) is not v and getattr(self,k) != v)})"
+        given = {k: getattr(self, k) for k,v in args.items() if getattr(self, k) is not v and getattr(self, k) != v}
+        return f"HeadPrior({', '.join(f'{k}={v!r}' for k,v in given.items())})"
 
-    def start(self): return head_prior(self.learn, self.shares, self.std, self.output, self.force)
+    def start(self):
+        "Start the head of `self.learn`; returns what was done"
+        return head_prior(self.learn, self.shares, self.std, self.output, self.force)
 
 # %% ../../nbs/init/head.ipynb #1d3b4377
-def head_prior(learn, shares=None, std=.01, output=None, force=False):
-    "What `HeadPrior` does, now. Returns a dict of what was done"
+def head_prior(
+    learn,              # A `Learner`
+    shares=None,        # Share or count of each class (softmax), probability of each output (sigmoid); None: counted
+    std:float|None=.01, # Standard deviation of the head's weights; None keeps them
+    output:str|None=None, # 'softmax' or 'sigmoid'; None asks the loss function
+    force:bool=False,   # Also a head that was loaded or trained
+)->dict:                # What was done
+    "What `HeadPrior` does, now. Raises `ValueError` for shares that do not fit the head"
     model = unwrap(learn.model)
     output = output or _output(learn.loss_func)
     w,b = _find_head(model, len(shares) if shares is not None and hasattr(shares, '__len__') else None)
@@ -136,11 +158,12 @@ def head_prior(learn, shares=None, std=.01, output=None, force=False):
         with rng_kept(): w.set(torch.randn(w.shape, generator=torch.Generator().manual_seed(0))*std)
     b.set(bias)
     book.note(written)
-    return dict(head=w.full_name, done=True, output=output, shares=[round(s, 6) for s in torch.as_tensor(shares).double().flatten().tolist()])
+    return dict(head=w.full_name, done=True, output=output,
+                shares=[round(s, 6) for s in torch.as_tensor(shares).double().flatten().tolist()])
 
 @patch
 def init_head(self:Learner,
-    shares=None,       # Share or count of each class (softmax), or probability of each output (sigmoid); None counts the training labels
+    shares=None,       # Share or count of each class (softmax), probability of each output (sigmoid); None: counted
     std:float|None=.01,# Standard deviation of the head's weights; None keeps them
     output:str|None=None, # 'softmax' or 'sigmoid'; None asks the loss function
     force:bool=False,  # Also a head that was loaded or trained

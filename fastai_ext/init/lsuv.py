@@ -32,7 +32,8 @@ def unit_scale(
     b:torch.Tensor=None,  # The bias, in a shape that broadcasts to `u`; `None`: no bias
     std:float=1.,         # The standard deviation to reach, > 0
 ) -> float:               # NaN where there is no solution: `u` is constant, or the bias alone varies more than `std`
-    "The positive `s` with `(s*u + b).std() == std`. Mishkin & Matas 2015 (arXiv 1511.06422), in closed form for any bias"
+    """The positive `s` with `(s*u + b).std() == std`. Mishkin & Matas 2015 (arXiv 1511.06422), in closed form for
+    any bias"""
     u = _wide(u)
     n,sd = u.numel(),float(u.std())
     if not sd > 1e-10: return float('nan')
@@ -64,13 +65,16 @@ class _Site:
     "One matrix, the layers that use it, and what is done to their output"
     def __init__(self, ws, by_name, std, seen):
         w = ws[0]
-        self.ws,self.effective,self.std,self.seen,self.undo,self.own,self.s = ws,w.effective,std,seen,[],None,None
+        self.ws,self.effective = ws,w.effective
+        self.std,self.seen,self.undo = std,seen,[]  # `undo`: (parameter, numbers before) of what was changed
+        self.own,self.s = None,None  # its own memory while other numbers are lent to it; the scale that was found
         paths = [n.rpartition('.')[0] for n in (w.full_name, *w.tied)]
         mods = [by_name[p] for p in paths]
         self.rows = [Scaled(w.full_name, type(mods[0]).__name__)]
         self.plain = not w.how and all(type(m) in _plain and 'forward' not in vars(m) for m in mods)
         # attention calls its output projection as a function: attention's own output tells
-        self.hooked = {by_name[p.rpartition('.')[0]] if isinstance(m, NonDynamicallyQuantizableLinear) else m for p,m in zip(paths, mods, strict=True)}
+        self.hooked = {by_name[p.rpartition('.')[0]] if isinstance(m, NonDynamicallyQuantizableLinear) else m
+                       for p,m in zip(paths, mods, strict=True)}
 
     def left(self, why):
         "Leave it alone, and say so in the record"
@@ -146,7 +150,8 @@ class _Projections(_Site):
         self.s = float('nan')
         self.seen.append(self)
         self.keep()
-        inputs = dict(zip('qkv', args, strict=False)) | {k[0]: kwargs[k] for k in ('query','key','value') if k in kwargs}
+        inputs = dict(zip('qkv', args, strict=False)) | {k[0]: kwargs[k] for k in ('query','key','value')
+            if k in kwargs}
         for w,r in zip(self.ws, self.rows, strict=True):
             i = 'qkv'.index(w.block)*m.embed_dim
             b = None if m.in_proj_bias is None else _wide(m.in_proj_bias[i:i+m.embed_dim])
@@ -174,7 +179,8 @@ def _bias(m, o):
 def _why(u, site):
     if not torch.isfinite(u).all(): return 'its output is NaN or infinite'
     if not any(w.data.any() for w in site.ws): return 'zero-initialized, left at zero'
-    return 'dead: its output is constant' if float(u.std()) <= 1e-10 else f'its bias alone varies more than {site.std:g}'
+    return ('dead: its output is constant' if float(u.std()) <= 1e-10
+            else f'its bias alone varies more than {site.std:g}')
 
 # %% ../../nbs/init/lsuv.ipynb #dddfe729
 def orthonormal(
@@ -194,7 +200,8 @@ def orthonormal(
     return (q if n >= m else q.mT).reshape(shape)
 
 def _cholesky_qr(a):
-    "Q of A=QR with R from Cholesky of AᵀA, for matrices so tall that the columns are nearly orthogonal already; `None` if that fails"
+    """Q of A=QR with R from Cholesky of AᵀA, for matrices so tall that the columns are nearly orthogonal already;
+    `None` if that fails"""
     r,info = torch.linalg.cholesky_ex(a.mT @ a, upper=True)
     return None if info.any() else torch.linalg.solve_triangular(r, a, upper=True, left=False)
 
@@ -211,7 +218,8 @@ def _sites(model, only, skip, std, force, seen):
         w = ws[0]
         s = (_Projections if isinstance(w.module, nn.MultiheadAttention) else _Site)(ws, by_name, std, seen)
         if w.kind.startswith('rnn'): s.left('recurrent: its gates bound the output at any scale')
-        elif w.role.layout in ('goi','gio') and not ends_experts(w.module, w.attr): s.left('inside a mixture of experts: its own output is not seen')
+        elif w.role.layout in ('goi','gio') and not ends_experts(w.module, w.attr):
+            s.left('inside a mixture of experts: its own output is not seen')
         elif w.kind=='embedding': s.left(f"tied with {', '.join(w.tied)}: the embedding's scale holds")
         elif not force and (w.frozen or w.name in known): s.left(known.get(w.name, 'frozen'))
         sites.append(s)
@@ -220,7 +228,8 @@ def _sites(model, only, skip, std, force, seen):
 def _orthogonalize(sites, seed):
     for i,s in enumerate(sites):
         p = s.effective.param
-        lent = s.plain and not s.ws[0].role.layout and type(p) is nn.Parameter and sum(w.shape.numel() for w in s.ws)==p.numel()
+        lent = (s.plain and not s.ws[0].role.layout and type(p) is nn.Parameter
+                and sum(w.shape.numel() for w in s.ws)==p.numel())
         if not lent: s.keep()
         qs = []
         for w in s.ws:
@@ -236,7 +245,9 @@ def _one_pass(net, xb, sites, orthogonal, train, seed):
     live = [s for s in sites if s.s is None]
     hooks,pre = {},{}
     for s in live:
-        for m in s.hooked: (pre.setdefault(m, []).append(s) if isinstance(s, _Projections) else hooks.__setitem__(m, s.hook))
+        for m in s.hooked:
+            if isinstance(s, _Projections): pre.setdefault(m, []).append(s)
+            else: hooks[m] = s.hook
     def projections(ss):
         def f(m, args, kwargs):
             for s in ss: s.pre_hook(m, args, kwargs)
@@ -253,7 +264,8 @@ def _one_pass(net, xb, sites, orthogonal, train, seed):
 
 def _warn(rows):
     if rows and not any(r.scale > 0 for r in rows):
-        warnings.warn(f"LSUV: nothing was changed, all {len(rows)} selected weights are left alone ({rows[0].weight}: {rows[0].note}); "
+        warnings.warn(f"LSUV: nothing was changed, all {len(rows)} selected weights are left alone ({rows[0].weight}: "
+                      f"{rows[0].note}); "
                       "force=True overrides what is frozen, loaded or trained", stacklevel=4)
     for why in ('dead: its output is constant','not called as a layer in this pass','its output is NaN or infinite'):
         names = [r.weight for r in rows if r.note==why]
@@ -275,25 +287,27 @@ def _on_rank0(model, f):
 # %% ../../nbs/init/lsuv.ipynb #1677ad3f
 def lsuv(
     model,                 # `nn.Module` or `Learner`
-    xb=None,               # Inputs of one batch: a tensor, a tuple of arguments or a dict of named ones; a Learner takes its training data's
+    xb=None,               # Inputs of one batch: tensor, tuple of arguments or dict of named ones; None: the Learner's
     std:float=1.,          # Standard deviation that each layer's output shall have, > 0
-    only=None,             # Scale these alone: names with wildcards, layer types, parameter-group numbers, predicates
+    only=None,             # Scale these alone: names with wildcards, types, parameter-group numbers, predicates
     skip=None,             # Leave these alone
-    orthogonal:bool=False, # Start each matrix from random orthonormal rows, as the paper does; `False`: from what is there
+    orthogonal:bool=False, # Start each matrix from random orthonormal rows, as the paper does, not from what is there
     force:bool=False,      # Scale frozen weights too, and those of a Learner that were loaded or trained
-    train:bool=None,       # Mode of the pass: training, evaluation, or (`None`) norm layers as in training and no dropout
-    seed:int=None,         # Seed of the batch and the orthonormal matrices; `None`: follows from the global generators, which stay
-    sync:bool=True,        # In distributed training compute on rank 0 and send the weights to all; then every rank must call
+    train:bool=None,       # Mode of the pass; `None`: norm layers as in training, no dropout
+    seed:int=None,         # Of the batch and the orthonormal matrices; `None`: follows from the global generators
+    sync:bool=True,        # Distributed: rank 0 computes and sends the weights to all; then every rank must call
 ) -> Scales:               # One row for each weight: its layer's std before, the factor, or why it was left alone
-    """Give each linear, convolutional and attention layer's output the standard deviation `std`, in one forward pass of one batch.
-    Raises `ValueError` for a NaN batch, an empty loader, a model without weights or with lazy ones, before anything has
-    changed; warns of dead layers and of layers the pass does not call. Mishkin & Matas 2015, *All you need is a good init*
-    (arXiv 1511.06422)."""
-    if not 0 < std < float('inf'): raise ValueError(f"LSUV: std={std} is not a standard deviation; give a number > 0, for example 1.")
+    """Give each linear, convolutional and attention layer's output the standard deviation `std`, in one forward pass
+    of one batch. Raises `ValueError` for a NaN batch, an empty loader, a model without weights or with lazy ones,
+    before anything has changed; warns of dead layers and of layers the pass does not call. Mishkin & Matas 2015,
+    *All you need is a good init* (arXiv 1511.06422)."""
+    if not 0 < std < float('inf'):
+        raise ValueError(f"LSUV: std={std} is not a standard deviation; give a number > 0, for example 1.")
     learn = None if isinstance(model, nn.Module) else model
     net = unwrap(learn.model if learn is not None else model)
     check_ready(net, 'LSUV')
-    if learn is None and xb is None: raise ValueError("LSUV: a model alone has no data; give one batch of inputs, xb=…, or a Learner")
+    if learn is None and xb is None:
+        raise ValueError("LSUV: a model alone has no data; give one batch of inputs, xb=…, or a Learner")
     def run():
         x = train_batch(learn, seed)[0] if xb is None else xb
         check_batch(x, 'LSUV')
@@ -302,9 +316,11 @@ def lsuv(
         sites = _sites(net if learn is None else learn, only, skip, std, force, seen)
         if learn is not None: ledger(learn).about_to_write(net, [w for o in sites if o.s is None for w in o.ws])
         _one_pass(net, x, sites, orthogonal, train, s)
-        _warn(rows := [r for o in seen + [o for o in sites if o not in seen] for r in o.rows])
+        rows = [r for o in seen + [o for o in sites if o not in seen] for r in o.rows]
+        _warn(rows)
         return Scales(rows)
-    res = _on_rank0(net, run) if sync and dist.is_available() and dist.is_initialized() and dist.get_world_size()>1 else run()
+    res = (_on_rank0(net, run) if sync and dist.is_available() and dist.is_initialized() and dist.get_world_size()>1
+           else run())
     if learn is not None:
         scaled = {r.weight.partition('[')[0] for r in res if r.scale > 0}
         written = [w for w in weights(net) if w.full_name in scaled]
@@ -315,14 +331,15 @@ def lsuv(
 # %% ../../nbs/init/lsuv.ipynb #61ed447c
 class LSUV(Once):
     "Scale the network by `lsuv` on a batch of the training data, once, when training first begins"
-    order = first_order + 1  # on the device, after `Init`; before DistributedTrainer (11) wraps the model and LRFinder (60) saves it
+    # on the device, after `Init`; before DistributedTrainer (11) wraps the model and LRFinder (60) saves it
+    order = first_order + 1
     def __init__(self,
         std:float=1.,          # Standard deviation that each layer's output shall have, > 0
-        only=None,             # Scale these alone: names with wildcards, layer types, parameter-group numbers, predicates
+        only=None,             # Scale these alone: names with wildcards, types, parameter-group numbers, predicates
         skip=None,             # Leave these alone
         orthogonal:bool=False, # Start each matrix from random orthonormal rows
         force:bool=False,      # Scale frozen weights too, and a network that has already been trained
-        train:bool=None,       # Mode of the pass: training, evaluation, or (`None`) norm layers as in training and no dropout
+        train:bool=None,       # Mode of the pass; `None`: norm layers as in training, no dropout
         seed:int=None,         # Seed of the batch and the orthonormal matrices
     ):
         store_attr()
@@ -332,4 +349,7 @@ class LSUV(Once):
         args = ('std',1.),('only',None),('skip',None),('orthogonal',False),('force',False),('train',None),('seed',None)
         return f"LSUV({', '.join(f'{k}={getattr(self, k)!r}' for k,v in args if getattr(self, k) != v)})"
 
-    def start(self): return lsuv(self.learn, None, self.std, self.only, self.skip, self.orthogonal, self.force, self.train, self.seed)
+    def start(self):
+        "Scale the network of `self.learn`; returns the `Scales`"
+        return lsuv(self.learn, None, self.std, self.only, self.skip, self.orthogonal, self.force, self.train,
+                    self.seed)

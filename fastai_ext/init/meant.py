@@ -36,7 +36,8 @@ def meant(
         elif values[w.name] and w.shape.numel() > 1: res[w.name] = f'starts at {values[w.name]:.2g} on purpose'
     for w in ws:
         value = values[w.name]
-        if w.kind != 'bias' or w.fan_in is None or not value or abs(value) < .5 or w.shape.numel() < 2: continue  # .01 or .02 is a habit, -4.6 a decision
+        # .01 or .02 is a habit, -4.6 a decision
+        if w.kind != 'bias' or w.fan_in is None or not value or abs(value) < .5 or w.shape.numel() < 2: continue
         res[w.name] = f'starts at {value:.2g} on purpose'
         if w.attr.startswith('bias_') or w.role.index: continue  # one gate's bias says nothing of the weights
         for o in ws:
@@ -49,10 +50,12 @@ _gains = (1., math.sqrt(2), 5/3, .75, 1/math.sqrt(3), 1/math.sqrt(2), .5)
 def _usual(w, d):
     "Whether the scale is one that general schemes give"
     i,o = w.fan_in or 1,w.fan_out or 1
-    if not w.param.is_meta and w.param.ndim > 1 and not w.how: i2,o2 = w.param[0].numel(),w.param.shape[0]*w.param[0,0].numel()
+    if not w.param.is_meta and w.param.ndim > 1 and not w.how:
+        i2,o2 = w.param[0].numel(),w.param.shape[0]*w.param[0,0].numel()
     else: i2,o2 = i,o
     root = math.sqrt(3) if d.kind == 'uniform' else 1.
-    scales = [root*g/math.sqrt(n) for g in _gains for n in (i,o,(i+o)/2,i2,o2,(i2+o2)/2)] + [*usual_stds] + [.08]*(d.kind == 'uniform')
+    scales = [root*g/math.sqrt(n) for g in _gains
+              for n in (i,o,(i+o)/2,i2,o2,(i2+o2)/2)] + [*usual_stds] + [.08]*(d.kind == 'uniform')
     if w.kind != 'embedding' and not w.kind.startswith('rnn'): scales = [s for s in scales if s != 1. or i == 1]
     room = 1e-6 if d.kind == 'uniform' else 5/math.sqrt(2*w.param.numel())
     return any(abs(d.scale/s - 1) <= room for s in scales)
@@ -65,6 +68,8 @@ def unusual(
     res = {}
     for w in ws:
         d = found[id(w.param)]
-        if not (w.is_matrix or w.kind == 'embedding') or not d.random or w.role.index or d.kind == 'trunc_normal' or w.param.numel() < 32: continue
-        if not _usual(w, d): res[w.name] = f"its author's own scale: {d.kind}, {'within' if d.kind == 'uniform' else 'std'} {d.scale:.3g}"
+        if not (w.is_matrix or w.kind == 'embedding') or w.role.index or w.param.numel() < 32: continue
+        if not d.random or d.kind == 'trunc_normal' or _usual(w, d): continue
+        size = 'within' if d.kind == 'uniform' else 'std'
+        res[w.name] = f"its author's own scale: {d.kind}, {size} {d.scale:.3g}"
     return res

@@ -28,24 +28,35 @@ class Coordinates:
     layer:str            # Name of the layer
     start:float          # Slope at the start: the power of the width that the mean absolute output follows; 0 is flat
     moved:float          # Slope of the mean absolute change after the last step
-    sizes:dict = field(default_factory=dict, repr=False)  # Width to the mean absolute output before training and after each step
+    # Width to the mean absolute output before training and after each step
+    sizes:dict = field(default_factory=dict, repr=False)
 
 class CoordCheck(Table):
     "An `L` of `Coordinates` that shows itself as a table"
     of,cols = Coordinates,('layer','start','moved')
-    def cells(self, r): return r.layer, f'{r.start:+.2f}', f'{r.moved:+.2f}'
+    def cells(self,
+        r, # `Coordinates`
+    ):
+        "What its row shows"
+        return r.layer, f'{r.start:+.2f}', f'{r.moved:+.2f}'
 
     @property
-    def steepest(self): "The largest slope after training, a float; near 0 or below it, the learning rate travels"; return max(r.moved for r in self)
+    def steepest(self):
+        "The largest slope after training, a float; near 0 or below it, the learning rate travels"
+        return max(r.moved for r in self)
 
-    def plot(self, axs=None):
-        "Mean size of each layer's outputs over the width, before training and after some of the steps; returns the axes"
+    def plot(self,
+        axs=None, # One axes for each of the steps shown; None: new ones
+    ):
+        """Mean size of each layer's outputs over the width, before training and after some of the steps; returns the
+        axes"""
         steps = len(next(iter(self[0].sizes.values())))-1
         shown = sorted({0, 1, steps//2, steps})
         if axs is None: _,axs = plt.subplots(1, len(shown), figsize=(3.2*len(shown), 3), sharey=True)
         for t,ax in zip(shown, axs, strict=True):
             for r in self: ax.plot(list(r.sizes), [v[t] for v in r.sizes.values()], 'o-', ms=3, label=r.layer)
-            ax.set(xscale='log', yscale='log', xlabel='width', title='at the start' if t==0 else f'after {t} step{"s"*(t>1)}')
+            ax.set(xscale='log', yscale='log', xlabel='width',
+                   title='at the start' if t==0 else f'after {t} step{"s"*(t>1)}')
             ax.set_xscale('log', base=2)
         axs[0].set_ylabel('mean |output|')
         axs[-1].legend(fontsize=7)
@@ -71,7 +82,9 @@ class _Watch(Callback):
         forward(net, self.xb, {m: keep for m in used}, train=False)
         self.outs.append(found)
 
-def _tensor(o): return o if isinstance(o, torch.Tensor) else _tensor(o[0] if isinstance(o, (tuple,list)) else next(iter(o.values())))
+def _tensor(o):
+    return (o if isinstance(o, torch.Tensor)
+            else _tensor(o[0] if isinstance(o, (tuple,list)) else next(iter(o.values()))))
 
 def _slope(widths, values):
     "Of the logarithm over the logarithm of the width; NaN where a value is 0 or not finite"
@@ -86,8 +99,9 @@ def mup_check(
     lr:float|None=None,            # Learning rate; None: the Learner's own
     seed:int=0,                    # Seed of the weights and the data, the same at each width
 )->CoordCheck: # One `Coordinates` for each layer; `plot()` draws them
-    """The coordinate check: how the outputs of each layer change with the width when training begins. Draws no global random number.
-    Raises `ValueError` for fewer than two widths. Yang et al. 2022, arXiv 2203.03466, appendix D."""
+    """The coordinate check: how the outputs of each layer change with the width when training begins. Draws no
+    global random number. Raises `ValueError` for fewer than two widths. Yang et al. 2022, arXiv 2203.03466, appendix
+    D."""
     if len(widths) < 2: raise ValueError(f"mup_check: widths={widths} shows no change; give at least two")
     outs = {}
     for w in widths:
@@ -100,5 +114,6 @@ def mup_check(
     size = lambda t: t.abs().mean().item()
     def one(n):
         moved = [size(o[-1][n]-o[0][n]) for o in outs.values()]
-        return Coordinates(n, _slope(widths, [size(o[0][n]) for o in outs.values()]), _slope(widths, moved), {w: [size(t[n]) for t in o] for w,o in outs.items()})
+        return Coordinates(n, _slope(widths, [size(o[0][n]) for o in outs.values()]), _slope(widths, moved),
+                           {w: [size(t[n]) for t in o] for w,o in outs.items()})
     return CoordCheck(one(n) for n in layers)

@@ -17,10 +17,12 @@ from ..model.provenance import ledger
 from ..model.weights import unwrap
 
 # %% ../../nbs/init/once.ipynb #129e7c1c
-first_order = TrainEvalCallback.order + 1  # after the model has moved to its device, before DDP wraps it (11) and `LRFinder` saves it (60)
+# after the model has moved to its device, before DDP wraps it (11) and `LRFinder` saves it (60)
+first_order = TrainEvalCallback.order + 1
 
 class Once(Callback):
-    "Base of the callbacks that start weights: acts once, before the first step. A subclass defines `start`, which returns the record"
+    """Base of the callbacks that start weights: acts once, before the first step. A subclass defines `start`, which
+    returns the record"""
     order = first_order
     starts_weights = True  # a short training that leaves no trace goes without it
     done,record = False,None
@@ -33,11 +35,14 @@ class Once(Callback):
         ledger(self.learn).meet(self.learn.model)
 
     def before_fit(self):
-        if self.done or self.learn.lock.locked(): return  # `validate` and `get_preds` fire this event too, holding the lock
+        # `validate` and `get_preds` fire this event too, holding the lock
+        if self.done or self.learn.lock.locked(): return
         self.record,self.done = self.start(),True
 
 # %% ../../nbs/init/once.ipynb #7fa8d8e6
-def ranks(): "Number of processes that train together"; return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+def ranks():
+    "Number of processes that train together"
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 def shared_seed(
     seed:int|None, # None: one that follows from torch's global generator without using it
@@ -82,8 +87,9 @@ def warn_left(
 @patch
 def init_undo(self:Learner
 )->list: # Names of the weights that were put back
-    """Put back the weights as they were before `Init`, `LSUV`, `HeadPrior` or `init_weights` last wrote them; what several of them wrote with
-    no training in between goes back in one step. They were kept in a temporary file. Raises `ValueError` where there is nothing to undo"""
+    """Put back the weights as they were before `Init`, `LSUV`, `HeadPrior` or `init_weights` last wrote them; what
+    several of them wrote with no training in between goes back in one step. They were kept in a temporary file.
+    Raises `ValueError` where there is nothing to undo"""
     back = ledger(self).put_back(unwrap(self.model))
     forget(getattr(self, 'opt', None), [p for n,p in unwrap(self.model).named_parameters()])
     return back

@@ -36,14 +36,18 @@ class Planned:
     def fan(self):
         "The fan that the variance is divided by, None where there is none"
         i,o = self.weight.fan_in,self.weight.fan_out
-        return None if not self.kw or 'mode' not in self.kw or i is None else dict(fan_in=i, fan_out=o, fan_avg=(i+o)/2)[self.kw['mode']]
+        return (None if not self.kw or 'mode' not in self.kw or i is None
+                else dict(fan_in=i, fan_out=o, fan_avg=(i+o)/2)[self.kw['mode']])
 
-    def apply(self, seed):
+    def apply(self,
+        seed:int, # Of the plan
+    ):
         "Fill the weight, from a generator of its own that depends on `seed` and its name alone"
         if not self.scheme: return
         w,f,t = self.weight,self.func or _scheme(self.scheme),torch.zeros(self.weight.shape, dtype=torch.float32)
         own = (seed*1_000_003 + zlib.crc32((self.stream or w.name).encode())) % 2**63
-        if 'generator' in inspect.signature(f).parameters: f(t, generator=torch.Generator().manual_seed(own), **(self.kw or {}))
+        if 'generator' in inspect.signature(f).parameters:
+            f(t, generator=torch.Generator().manual_seed(own), **(self.kw or {}))
         else:
             with rng_kept(own): f(t, **(self.kw or {}))
         w.set(t)
@@ -53,7 +57,11 @@ class Planned:
 class Plan(Table):
     "An `L` of `Planned` that shows itself as a table"
     of,cols = Planned,('name','kind','scheme','fan','gain','reason')
-    def cells(self, r): return r.name, r.weight.kind, r.scheme or '–', r.fan, r.gain, r.reason
+    def cells(self,
+        r, # `Planned`
+    ):
+        "What its row shows"
+        return r.name, r.weight.kind, r.scheme or '–', r.fan, r.gain, r.reason
 
     @property
     def changed(self): "The rows that change something"; return Plan(r for r in self if r.scheme)
@@ -63,7 +71,8 @@ class Plan(Table):
     def apply(self,
         seed:int=0, # Each weight draws from a generator seeded by this and its name; the global ones are not touched
     ): # The plan
-        "Write the new weights in place. Raises `ValueError` before anything has changed if a weight has no values (meta device)"
+        """Write the new weights in place. Raises `ValueError` before anything has changed if a weight has no values
+        (meta device)"""
         for r in self.changed:
             if any(p.is_meta for p in r.weight.params): raise ValueError(
                 f"init: {r.name} is on the meta device and has no values; first `model.to_empty(device='cpu')`")
@@ -72,7 +81,8 @@ class Plan(Table):
 
     def record(self):
         "The plan as plain dicts, to keep with a Learner"
-        return [dict(zip(self.cols, (r.name, r.weight.kind, r.scheme, r.fan, r.gain, r.reason), strict=True)) for r in self]
+        return [dict(zip(self.cols, (r.name, r.weight.kind, r.scheme, r.fan, r.gain, r.reason), strict=True))
+                for r in self]
 
 # %% ../../nbs/init/plan.ipynb #0d06dded
 def scheme_name(
@@ -106,21 +116,33 @@ def scheme_args(
     if isinstance(args.get('gain'), str): args['gain'] = gain(args['gain'])
     return args
 
-left_alone = dict(norm='scale of a norm keeps its start', bias='bias of a norm, or of no layer: keeps its start', embedding='looked up, not multiplied: no fan',
-             prelu='a slope keeps its start', scale='a gate or scale keeps its start', position='a position or token keeps its start',
+left_alone = dict(norm='scale of a norm keeps its start', bias='bias of a norm, or of no layer: keeps its start',
+                  embedding='looked up, not multiplied: no fan',
+             prelu='a slope keeps its start', scale='a gate or scale keeps its start',
+             position='a position or token keeps its start',
              other='role unknown: name it in `only` to initialize it')
 
-def is_named(w, only):
+def is_named(
+    w,    # `Weight`
+    only, # Selectors, as the user gave them
+)->bool:
     "Whether `only` speaks of this parameter itself, not just of the layers above it"
     last = lambda s: s.rpartition('.')[2]
-    return any(isinstance(s, str) and last(s).strip('*') and (fnmatchcase(last(w.full_name), last(s)) or fnmatchcase(last(w.name), last(s).replace('[','[[]')))
+    return any(isinstance(s, str) and last(s).strip('*')
+               and (fnmatchcase(last(w.full_name), last(s)) or fnmatchcase(last(w.name), last(s).replace('[','[[]')))
                for s in as_list(only))
 
-def fixed_rows(ws, name, kw, only):
+def fixed_rows(
+    ws,   # `Weight`s
+    name, # Name of a scheme, or a function that fills a tensor
+    kw,   # Its arguments
+    only, # Selectors, as the user gave them
+):        # `Planned` rows, one by one
     "One scheme for every matrix, zero for their biases; the rest is left alone unless named"
     f = _scheme(name)
     for w in ws:
-        if w.is_matrix or (w.kind=='embedding' and scheme_name(f) in free) or (is_named(w, only) and (w.data.ndim > 1 or scheme_name(f) in free)):
+        if w.is_matrix or (w.kind=='embedding' and scheme_name(f) in free) or (is_named(w, only)
+            and (w.data.ndim > 1 or scheme_name(f) in free)):
             yield Planned(w, scheme_name(f), scheme_args(f, w, kw), 'asked for', f)
         elif w.kind == 'bias' and w.fan_in is not None: yield Planned(w, 'zeros', reason='bias of a layer')
         else: yield Planned(w, reason=left_alone[w.kind])

@@ -29,14 +29,17 @@ def innermost(
 def step_rule(
     opt, # fastai `Optimizer` or `OptimWrapper`
 )->str:  # 'sgd' or 'adam'
-    "Whether steps are proportional to the gradient, or normalized number by number. Raises `ValueError` for an optimizer that is neither"
+    """Whether steps are proportional to the gradient, or normalized number by number. Raises `ValueError` for an
+    optimizer that is neither"""
     inner = innermost(opt)
-    if isinstance(inner, Optimizer): names = [getattr(f.func if isinstance(f, partial) else f, '__name__', '') for f in inner.cbs]
+    if isinstance(inner, Optimizer):
+        names = [getattr(f.func if isinstance(f, partial) else f, '__name__', '') for f in inner.cbs]
     else: names = [c.__name__ for c in type(inner).__mro__[:-1]]
     for n in names:
         if n in sgd_like: return 'sgd'
         if n in adam_like: return 'adam'
-    raise ValueError(f"the steps of {names[-1] if isinstance(inner, Optimizer) else names[0]} are neither proportional to the gradient nor normalized number "
+    raise ValueError(f"the steps of {names[-1] if isinstance(inner, Optimizer) else names[0]} are neither proportional "
+                     "to the gradient nor normalized number "
                      "by number; say which rule shall hold: rule='sgd' or rule='adam'")
 
 # %% ../../nbs/init/rates.ipynb #8ad96ecf
@@ -66,7 +69,8 @@ def divided_groups(
     opt,           # Optimizer
     factors:dict,  # `id` of a parameter to its `Factors`; the others stay as they are
 ):
-    "Inside, the optimizer has finer groups, in which each parameter has its own rates; afterwards the groups are what they were"
+    """Inside, the optimizer has finer groups, in which each parameter has its own rates; afterwards the groups are
+    what they were"""
     opt = innermost(opt)
     if isinstance(opt, Optimizer):
         before = opt.param_lists,opt.hypers
@@ -77,13 +81,15 @@ def divided_groups(
     else:
         before = opt.param_groups
         hypers = [{k:v for k,v in g.items() if k != 'params'} for g in before]
-        parts = [(g, {**h, 'params': ps}) for g,hyper in zip(before, hypers, strict=True) for ps,h in _divided(g['params'], hyper, factors)]
+        parts = [(g, {**h, 'params': ps}) for g,hyper in zip(before, hypers, strict=True)
+                 for ps,h in _divided(g['params'], hyper, factors)]
         made = [(g, p, dict(p)) for g,p in parts]
         opt.param_groups = [p for _,p in parts]
         try: yield
         finally:
             opt.param_groups = before
-            for g,p,was in made: g.update({k:v for k,v in p.items() if k not in was or v is not was[k]})  # what the step itself counts in its groups
+            # what the step itself counts in its groups
+            for g,p,was in made: g.update({k:v for k,v in p.items() if k not in was or v is not was[k]})
 
 # %% ../../nbs/init/rates.ipynb #0f45058f
 class StepOnce:

@@ -15,11 +15,16 @@ from ..model.flow import Follow
 from ..model.weights import weights
 
 # %% ../../nbs/init/recipes.ipynb #7552f362
-def chrono_bias(t,
+def chrono_bias(
+    t,               # Bias, filled in place
     t_max:int=100,  # Longest dependence to remember, in steps, > 2
-    generator=None):
-    "Forget-gate bias log U(1, `t_max`-1); give the input gate its negative. Tallec & Ollivier 2018, arXiv 1804.11188. Raises `ValueError`"
-    if not t_max > 2: raise ValueError(f"chrono: t_max={t_max} is no time to remember; give the length of the dependences in steps, more than 2")
+    generator=None,  # Source of the random numbers; None: torch's global one
+):
+    """Forget-gate bias log U(1, `t_max`-1); give the input gate its negative. Tallec & Ollivier 2018, arXiv
+    1804.11188. Raises `ValueError`"""
+    if not t_max > 2:
+        raise ValueError(f"chrono: t_max={t_max} is no time to remember; give the length of the dependences in steps, "
+                         "more than 2")
     return fill(t, lambda x: x.uniform_(1, t_max-1, generator=generator).log_())
 
 def fixup_scale(
@@ -35,14 +40,19 @@ def _factor(m, rank):
     s = s[:rank].sqrt()
     return u[:,:rank]*s, s[:,None]*vh[:rank]
 
-def _noisy_eye(n, alpha, beta, generator): return alpha*torch.randn(n, n, generator=generator)/math.sqrt(n) + beta*torch.eye(n)
+def _noisy_eye(n, alpha, beta, generator):
+    return alpha*torch.randn(n, n, generator=generator)/math.sqrt(n) + beta*torch.eye(n)
 
-def mimetic_qk(q, k,
+def mimetic_qk(
+    q,                # Query weight, (heads*d, n), filled in place
+    k,                # Key weight, of the same shape, filled in place
     heads:int=1,      # Heads of the attention
     alpha:float=.7,   # Weight of the noise
     beta:float=.7,    # Weight of the identity
-    generator=None):
-    "Fill the query and key weights, (heads*d, n) each, so that each head's product is near `beta` times the identity. Trockman & Kolter 2023, arXiv 2305.09828"
+    generator=None,  # Source of the random numbers; None: torch's global one
+):
+    """Fill the query and key weights, (heads*d, n) each, so that each head's product is near `beta` times the
+    identity. Trockman & Kolter 2023, arXiv 2305.09828"""
     n,d = q.shape[1],q.shape[0]//heads
     pairs = [_factor(_noisy_eye(n, alpha, beta, generator), d) for _ in range(heads)]
     with torch.no_grad():
@@ -50,22 +60,29 @@ def mimetic_qk(q, k,
         k.copy_(torch.cat([b for _,b in pairs]))
     return q,k
 
-def mimetic_vo(v, o,
+def mimetic_vo(
+    v,                # Value weight, (d, n), filled in place
+    o,                # Output weight, (n, d), filled in place
     alpha:float=.4,   # Weight of the noise
     beta:float=.4,    # Weight of the negative identity
-    generator=None):
-    "Fill the value (d, n) and output (n, d) weights so that their product is near minus `beta` times the identity. Trockman & Kolter 2023"
+    generator=None,  # Source of the random numbers; None: torch's global one
+):
+    """Fill the value (d, n) and output (n, d) weights so that their product is near minus `beta` times the identity.
+    Trockman & Kolter 2023"""
     a,b = _factor(_noisy_eye(v.shape[1], alpha, -beta, generator), v.shape[0])
     with torch.no_grad(): o.copy_(a), v.copy_(b)
     return v,o
 
-def from_larger(t,
+def from_larger(
+    t,        # Tensor, filled in place
     larger,   # The trained tensor; no dimension smaller than that of `t`
-    generator=None):
+    generator=None,  # Source of the random numbers; None: torch's global one
+):
     "Evenly spaced elements of `larger` along each dimension. Xu et al. 2023, arXiv 2311.18823. Raises `ValueError`"
     if larger.ndim != t.ndim or any(a < b for a,b in zip(larger.shape, t.shape, strict=True)): raise ValueError(
         f"from_larger: shape {tuple(larger.shape)} does not hold {tuple(t.shape)}")
-    for d,n in enumerate(t.shape): larger = larger.index_select(d, torch.linspace(0, larger.shape[d]-1, n).round().long().to(larger.device))
+    for d,n in enumerate(t.shape):
+        larger = larger.index_select(d, torch.linspace(0, larger.shape[d]-1, n).round().long().to(larger.device))
     with torch.no_grad(): return t.copy_(larger)
 
 # %% ../../nbs/init/recipes.ipynb #5bb7ed76
@@ -87,41 +104,64 @@ def _change(rows, test, **to):
 
 # %% ../../nbs/init/recipes.ipynb #35849507
 @recipe
-def irnn(model, rows, fl,
+def irnn(
+    model, # The network
+    rows,  # Its automatic `Plan`, changed in place
+    fl,    # Its `flow`
     scale:float=1.,  # Factor on the identity
     std:float=.001,  # Of the input weights
 ):
-    "ReLU RNN: identity recurrent weights, small input weights, zero biases. Le, Jaitly, Hinton 2015, arXiv 1504.00941. Raises `ValueError`"
+    """ReLU RNN: identity recurrent weights, small input weights, zero biases. Le, Jaitly, Hinton 2015, arXiv
+    1504.00941. Raises `ValueError`"""
     relu = lambda r: getattr(r.weight.module, 'nonlinearity', '') == 'relu'
-    hit = _change(rows, lambda r: r.weight.kind=='rnn_hidden' and relu(r), scheme='identity', kw=dict(gain=scale), reason='IRNN')
+    hit = _change(rows, lambda r: r.weight.kind=='rnn_hidden' and relu(r), scheme='identity', kw=dict(gain=scale),
+                  reason='IRNN')
     if not hit: raise ValueError(f"irnn: {type(model).__name__} has no nn.RNN(nonlinearity='relu')")
     _change(rows, lambda r: r.weight.kind=='rnn_input' and relu(r), scheme='normal', kw=dict(std=std), reason='IRNN')
 
 @recipe
-def chrono(model, rows, fl,
+def chrono(
+    model, # The network
+    rows,  # Its automatic `Plan`, changed in place
+    fl,    # Its `flow`
     t_max:int=100,   # Longest dependence to remember, in steps
 ):
-    "LSTM: forget biases log U(1, t_max-1), input biases their negative; GRU: update biases. Tallec & Ollivier 2018. Raises `ValueError`"
-    def gate(r, block): return r.weight.kind=='bias' and r.weight.block==block and r.weight.attr.startswith('bias_ih') and \
+    """LSTM: forget biases log U(1, t_max-1), input biases their negative; GRU: update biases. Tallec & Ollivier
+    2018. Raises `ValueError`"""
+    def gate(r, block):
+        return r.weight.kind=='bias' and r.weight.block==block and r.weight.attr.startswith('bias_ih') and \
                                isinstance(r.weight.module, (nn.LSTM,nn.LSTMCell,nn.GRU,nn.GRUCell))
     minus = lambda t, t_max, generator=None: chrono_bias(t, t_max, generator).neg_()
-    hit = _change(rows, lambda r: gate(r,'f') or gate(r,'z'), scheme='chrono', kw=dict(t_max=t_max), func=chrono_bias, reason=f"remembers up to {t_max} steps")
+    hit = _change(rows, lambda r: gate(r,'f') or gate(r,'z'), scheme='chrono', kw=dict(t_max=t_max), func=chrono_bias,
+                  reason=f"remembers up to {t_max} steps")
     if not hit: raise ValueError(f"chrono: {type(model).__name__} has no LSTM or GRU with biases")
-    for r in _change(rows, lambda r: gate(r,'i'), scheme='-chrono', kw=dict(t_max=t_max), func=minus, reason='minus the forget bias'):
+    for r in _change(rows, lambda r: gate(r,'i'), scheme='-chrono', kw=dict(t_max=t_max), func=minus,
+                     reason='minus the forget bias'):
         r.stream = r.name.replace('[i]','[f]')
 
 # %% ../../nbs/init/recipes.ipynb #14e463f8
 @recipe
-def zero_gamma(model, rows, fl):
-    "Zero the last norm of each residual branch, so that the network starts as its shortcuts. Goyal et al. 2017, arXiv 1706.02677. Raises `ValueError`"
+def zero_gamma(
+    model, # The network
+    rows,  # Its automatic `Plan`, changed in place
+    fl,    # Its `flow`
+):
+    """Zero the last norm of each residual branch, so that the network starts as its shortcuts. Goyal et al. 2017,
+    arXiv 1706.02677. Raises `ValueError`"""
     closing = {f'{f.closing}.weight' for f in fl.values() if f.closing}
-    if not _change(rows, lambda r: r.name in closing and r.weight.kind=='norm', scheme='zeros', kw={}, reason='last norm of a residual branch'):
+    if not _change(rows, lambda r: r.name in closing and r.weight.kind=='norm', scheme='zeros', kw={},
+                   reason='last norm of a residual branch'):
         raise ValueError(f"zero_gamma: no residual branch that ends with a norm was found in {type(model).__name__}")
 
 @recipe
-def fixup(model, rows, fl):
-    """Residual networks without norms: branch layers scaled by L^(-1/(2m-2)), the last of each branch and the output zero.
-    The scalar multipliers and biases of the paper are a change of architecture and are not added. Zhang, Dauphin, Ma 2019. Raises `ValueError`."""
+def fixup(
+    model, # The network
+    rows,  # Its automatic `Plan`, changed in place
+    fl,    # Its `flow`
+):
+    """Residual networks without norms: branch layers scaled by L^(-1/(2m-2)), the last of each branch and the output
+    zero. The scalar multipliers and biases of the paper are a change of architecture and are not added. Zhang,
+    Dauphin, Ma 2019. Raises `ValueError`."""
     ends = {n:f for n,f in fl.items() if f.residual and f.branch}
     if not ends: raise ValueError(f"fixup: no residual branch without a norm was found in {type(model).__name__}")
     inner = {b:(e,f) for e,f in ends.items() for b in f.branch if b != e}
@@ -161,14 +201,18 @@ def _attention(rows):
     return {k:g for k,g in groups.items() if {'q','k'} <= set(g)}
 
 @recipe
-def mimetic(model, rows, fl,
+def mimetic(
+    model, # The network
+    rows,  # Its automatic `Plan`, changed in place
+    fl,    # Its `flow`
     heads:int|None=None, # Heads of each attention, if the layers do not tell
     alpha:float=.7,      # Noise of query and key
     beta:float=.7,       # Identity in query and key
     alpha_v:float=.4,    # Noise of value and output
     beta_v:float=.4,     # Negative identity in value and output
 ):
-    "Attention that starts as trained attention looks; for Transformers on small data. Trockman & Kolter 2023. Raises `ValueError`"
+    """Attention that starts as trained attention looks; for Transformers on small data. Trockman & Kolter 2023.
+    Raises `ValueError`"""
     found = _attention(rows)
     if not found: raise ValueError(f"mimetic: no query and key were found in {type(model).__name__}")
     def part(shapes, i, fill, **kw):
@@ -180,25 +224,37 @@ def mimetic(model, rows, fl,
         q,k = g['q'],g['k']
         if q.weight.shape != k.weight.shape or not q.scheme: continue
         for i,r in enumerate((q,k)):
-            r.scheme,r.kw,r.reason,r.stream = 'mimetic',{},'query and key: near the identity',f'{key}.qk'
-            r.func = part((q.weight.shape, k.weight.shape), i, mimetic_qk, heads=_heads(model, key, heads), alpha=alpha, beta=beta)
-        if 'out' not in g: g = {**g, **{r.weight.block:r for r in rows if r.weight.full_name.startswith(f'{key}.') and r.weight.block=='out'}}
+            r.scheme,r.kw,r.stream = 'mimetic',{},f'{key}.qk'
+            r.reason = 'query and key: near the identity'
+            r.func = part((q.weight.shape, k.weight.shape), i, mimetic_qk, heads=_heads(model, key, heads), alpha=alpha,
+                          beta=beta)
+        if 'out' not in g:
+            g = {**g, **{r.weight.block:r for r in rows if r.weight.full_name.startswith(f'{key}.')
+                         and r.weight.block=='out'}}
         if {'v','out'} <= set(g) and g['v'].weight.shape == g['out'].weight.shape[::-1]:
             for i,r in enumerate((g['v'],g['out'])):
-                r.scheme,r.kw,r.reason,r.stream = 'mimetic',{},'value and output: near minus the identity',f'{key}.vo'
+                r.scheme,r.kw,r.stream = 'mimetic',{},f'{key}.vo'
+                r.reason = 'value and output: near minus the identity'
                 r.func = part((g['v'].weight.shape, g['out'].weight.shape), i, mimetic_vo, alpha=alpha_v, beta=beta_v)
 
 @recipe
-def larger(model, rows, fl,
+def larger(
+    model, # The network
+    rows,  # Its automatic `Plan`, changed in place
+    fl,    # Its `flow`
     teacher:nn.Module|None=None, # A trained, wider or deeper model whose parameters have the same names
 ):
-    "Weight selection: evenly spaced elements of each of the teacher's tensors of the same name. Xu et al. 2023, arXiv 2311.18823. Raises `ValueError`"
+    """Weight selection: evenly spaced elements of each of the teacher's tensors of the same name. Xu et al. 2023,
+    arXiv 2311.18823. Raises `ValueError`"""
     if not isinstance(teacher, nn.Module): raise ValueError("larger: give the trained larger model, teacher=")
     theirs = {w.name:w for w in weights(teacher)}
     n = 0
     for r in rows:
         o,shape = theirs.get(r.name),r.weight.shape
         if o is None or len(o.shape) != len(shape) or any(a < b for a,b in zip(o.shape, shape, strict=True)): continue
-        r.scheme,r.kw,r.reason,r.func = 'larger',dict(larger=o.data),f"chosen from {'×'.join(map(str,o.shape))}",from_larger
+        r.scheme,r.kw,r.func = 'larger',dict(larger=o.data),from_larger
+        r.reason = f"chosen from {'×'.join(map(str, o.shape))}"
         n += 1
-    if not n: raise ValueError(f"larger: {type(teacher).__name__} has no parameter of the same name that holds one of {type(model).__name__}'s")
+    if not n:
+        raise ValueError(f"larger: {type(teacher).__name__} has no parameter of the same name that holds one of "
+                         f"{type(model).__name__}'s")

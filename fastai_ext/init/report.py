@@ -44,7 +44,8 @@ class Layers(Table):
     cols = ('name','layer','mean','std','grad','reach','dead','saturated','symmetric')
 
 # %% ../../nbs/init/report.ipynb #66f9dc65
-def _unit_dim(m, o): return 1 if isinstance(m, (nn.modules.conv._ConvNd,)) and o.dim() > m.weight.dim()-2+1 else o.dim()-1
+def _unit_dim(m, o):
+    return 1 if isinstance(m, (nn.modules.conv._ConvNd,)) and o.dim() > m.weight.dim()-2+1 else o.dim()-1
 
 def _per_unit(m, o):
     "`o` as (units, everything else)"
@@ -74,11 +75,14 @@ def symmetric_share(
         if len(i)<2: continue
         if g is None: twins[i] = True; continue
         gi = g[maybe[i]]
-        close = ((gi[:,None]-gi[None]).abs().amax(-1) <= 1e-4*g.abs().max()).sum(1)>1 if len(i)<=512 else (gi-gi[:1]).abs().amax(-1) <= 1e-4*g.abs().max()
+        near = 1e-4*g.abs().max()
+        close = (((gi[:,None]-gi[None]).abs().amax(-1) <= near).sum(1)>1 if len(i)<=512
+                 else (gi-gi[:1]).abs().amax(-1) <= near)
         twins[i] = close
     return float(twins.sum())/(len(first))
 
-_slope = {nn.Tanh: lambda y: 1-y*y, nn.Sigmoid: lambda y: 4*y*(1-y), nn.Hardtanh: lambda y: ((y>y.min())&(y<y.max())).float(),
+_slope = {nn.Tanh: lambda y: 1-y*y, nn.Sigmoid: lambda y: 4*y*(1-y),
+          nn.Hardtanh: lambda y: ((y>y.min())&(y<y.max())).float(),
           nn.Hardsigmoid: lambda y: ((y>0)&(y<1)).float()}
 
 # %% ../../nbs/init/report.ipynb #7c048ac9
@@ -94,7 +98,8 @@ class _Look(Callback):
     "Watches one batch go forward and backward, then ends the fit"
     order = 10_000  # after every callback has prepared the batch
     def __init__(self, batch):
-        self.batch,self.rows,self.loss_,self.last = batch,{},float('nan'),None
+        self.batch,self.rows = batch,{}
+        self.loss_,self.last = float('nan'),None
         self.still,self.silent,self.norms = {},{},{}
 
     def before_train(self): self.learn.dl = [self.batch]
@@ -112,11 +117,13 @@ class _Look(Callback):
 
     def _layer(self, name):
         def hook(m, inp, out):
-            o = next((t for t in (out if isinstance(out, (tuple,list)) else [out]) if isinstance(t, torch.Tensor) and t.is_floating_point()), None)
+            o = next((t for t in (out if isinstance(out, (tuple,list)) else [out]) if isinstance(t, torch.Tensor)
+                      and t.is_floating_point()), None)
             self.last = m
             if m in self.rows or o is None or not o.numel(): return
             f = o.detach().float()
-            self.rows[m] = LayerReport(name or '(model)', type(m).__name__, float(f.mean()), float(f.std()) if f.numel()>1 else 0., closed=name in self.closed)
+            self.rows[m] = LayerReport(name or '(model)', type(m).__name__, float(f.mean()),
+                                       float(f.std()) if f.numel()>1 else 0., closed=name in self.closed)
             self.still[m] = _still(_per_unit(m, f))
             if o.requires_grad: o.register_hook(lambda g: self._gradient(m, g.detach().float()))
         return hook
@@ -127,9 +134,12 @@ class _Look(Callback):
 
     def _activation(self, m, inp, out):
         r = self.rows.get(self.last)
-        if r is not None and r.saturated != r.saturated: r.saturated = float((_slope[type(m)](out.detach().float()) < .05).float().mean())
+        if r is not None and r.saturated != r.saturated:
+            r.saturated = float((_slope[type(m)](out.detach().float()) < .05).float().mean())
 
-    def after_loss(self): self.loss_ = float(self.learn.loss.detach().float().mean()) if isinstance(self.learn.loss, torch.Tensor) else float('nan')
+    def after_loss(self):
+        self.loss_ = (float(self.learn.loss.detach().float().mean()) if isinstance(self.learn.loss, torch.Tensor)
+                      else float('nan'))
     def after_backward(self): self._finish()
     def after_batch(self): self._finish()
 
@@ -180,15 +190,18 @@ class InitReport:
         for r in self.layers: r.flags = [f for f,_ in _flag(r)]
 
     @property
-    def flags(self): "In words, in the order of execution"; return L(f'layer {r.name}: {f}' for r in self.layers for f in r.flags)
+    def flags(self):
+        "In words, in the order of execution"
+        return L(f'layer {r.name}: {f}' for r in self.layers for f in r.flags)
 
     def __getitem__(self, name): "The row of one layer"; return next(r for r in self.layers if r.name==name)
 
     def _head(self):
         what = f"{len(self.layers)} layers, loss {self.loss:.4g} on {self.n} examples: "
         wait = sum(r.closed and r.grad==0 for r in self.layers)
-        return [what + (f"{len(self.flags)} flag{'s'*(len(self.flags)!=1)}" if self.flags else 'nothing to flag'), *self._grouped()] + \
-            [f"as intended, no gradient reaches {wait} layers yet: their branches end in a norm whose scale is 0"]*bool(wait)
+        found = f"{len(self.flags)} flag{'s'*(len(self.flags)!=1)}" if self.flags else 'nothing to flag'
+        meant = f"as intended, no gradient reaches {wait} layers yet: their branches end in a norm whose scale is 0"
+        return [what + found, *self._grouped(), *[meant]*bool(wait)]
 
     def _grouped(self):
         "The flags, with layers of the same complaint in one line that quotes the worst"
@@ -199,7 +212,8 @@ class InitReport:
             names,(worst,f,_) = [n for n,*_ in rs],max(rs, key=lambda o: o[2])
             if len(rs)==1: yield f'layer {worst}: {f}'; continue
             same = len({f for _,f,_ in rs})==1
-            yield f"layers {', '.join(names if len(names)<7 else [*names[:3], '…', names[-1]])}: {f if same else f'at worst {f} (layer {worst})'}"
+            few = names if len(names)<7 else [*names[:3], '…', names[-1]]
+            yield f"layers {', '.join(few)}: {f if same else f'at worst {f} (layer {worst})'}"
 
     def __repr__(self): return '\n'.join([*self._head(), repr(self.layers)])
     def _repr_html_(self): return '<br>'.join(self._head()) + (self.layers._repr_html_() or '')
@@ -210,12 +224,14 @@ class InitReport:
         "Signal, gradient and idle units by layer, in the order of execution; flagged layers are marked"
         import matplotlib.pyplot as plt
         n,rs = len(self.layers),self.layers
-        fig,axs = plt.subplots(3, 1, figsize=figsize or (max(6, min(14, .32*n+3)), 6.5), sharex=True, constrained_layout=True)
+        fig,axs = plt.subplots(3, 1, figsize=figsize or (max(6, min(14, .32*n+3)), 6.5), sharex=True,
+                               constrained_layout=True)
         for ax,k,label in zip(axs, ('std','reach'), ('std of the output','gradient,\nlast layer = 1'), strict=False):
             v = [getattr(r, k) for r in rs]
             ax.axhspan(.1, 10, color='C2', alpha=.12, lw=0)
             ax.plot(v, 'o-', c='C0', ms=4)
-            bad = [i for i,r in enumerate(rs) if any(('gradient' in f)==(k=='reach') and not f.endswith(('units','saturated')) for f in r.flags)]
+            bad = [i for i,r in enumerate(rs)
+                   if any(('gradient' in f)==(k=='reach') and not f.endswith(('units','saturated')) for f in r.flags)]
             ax.plot(bad, [v[i] for i in bad], 'o', c='C3', ms=6)
             if any(x>0 for x in v): ax.set_yscale('log')
             lo,hi = ax.get_ylim()
@@ -224,7 +240,9 @@ class InitReport:
         low = [0]*n
         for k,c in (('dead','C3'),('saturated','C1'),('symmetric','C4')):
             v = [100*x if (x := getattr(r, k))==x else 0 for r in rs]
-            if any(v): axs[2].bar(range(n), v, bottom=low, color=c, label=k); low = [a+b for a,b in zip(low, v, strict=True)]
+            if any(v):
+                axs[2].bar(range(n), v, bottom=low, color=c, label=k)
+                low = [a+b for a,b in zip(low, v, strict=True)]
         axs[2].set(ylabel='% of units', ylim=(0, max(100, max(low, default=0))), xlim=(-.6, n-.4))
         if any(low): axs[2].legend(loc='upper right', fontsize=8)
         step = -(-n//40)

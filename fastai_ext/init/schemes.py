@@ -35,7 +35,10 @@ def _scheme(f):
     return f
 
 @torch.no_grad()
-def fill(t, f):
+def fill(
+    t, # Tensor of any float dtype, filled in place
+    f, # Fills a float32 tensor and returns it
+):     # `t`
     "Fill `t` by `f`, which fills a float32 tensor: half precisions are drawn in float32 and then copied"
     if t.dtype in (torch.float32, torch.float64) and t.is_contiguous(): return f(t)
     t.copy_(f(torch.empty(t.shape, dtype=torch.float32, device=t.device)))
@@ -68,9 +71,11 @@ def normal(t:_Tensor, mean:_Mean=0., std:_Std=.02, generator:_Generator=None):
     return fill(t, lambda x: x.normal_(mean, std, generator=generator))
 
 def _redrawn(x, mean, std, a, b, generator=None):
-    "A truncated normal: blocks of 16 are drawn until all 16 lie inside, so that each stays as the generator made it, and can be recognised"
+    """A truncated normal: blocks of 16 are drawn until all 16 lie inside, so that each stays as the generator made
+    it, and can be recognised"""
     n,(whole,rest) = x.numel(),divmod(x.numel(), 16)
-    def blocks(k): return torch.empty(k*16, dtype=x.dtype, device=x.device).normal_(mean, std, generator=generator).view(k, 16)
+    def blocks(k):
+        return torch.empty(k*16, dtype=x.dtype, device=x.device).normal_(mean, std, generator=generator).view(k, 16)
     drawn = blocks(whole + bool(rest))
     while (out := ((drawn < a) | (drawn > b)).any(1)).any(): drawn[out] = blocks(int(out.sum()))
     flat = drawn.flatten()[:n].clone()
@@ -84,10 +89,12 @@ def trunc_normal(t:_Tensor,
     a:float|None=None,# Lower end; `mean - 2 std` if not given
     b:float|None=None,# Upper end; `mean + 2 std` if not given
     generator:_Generator=None):
-    "Normal, redrawn outside [`a`, `b`]. torch's ends are -2 and 2 whatever the `std`, so its default cuts nothing at std .02; ours cut at 2 `std`"
+    """Normal, redrawn outside [`a`, `b`]. torch's ends are -2 and 2 whatever the `std`, so its default cuts nothing
+    at std .02; ours cut at 2 `std`"""
     a,b = mean-2*std if a is None else a, mean+2*std if b is None else b
     wide = min(b-mean, mean-a) >= 1.8*std  # then most blocks of 16 lie inside as they are
-    return fill(t, lambda x: (_redrawn if wide else torch.nn.init.trunc_normal_)(x, mean, std, a, b, generator=generator))
+    return fill(t, lambda x: (_redrawn if wide else torch.nn.init.trunc_normal_)(x, mean, std, a, b,
+        generator=generator))
 
 # %% ../../nbs/init/schemes.ipynb #0c01f637
 def fans(
@@ -117,7 +124,8 @@ def variance_scaling(t:_Tensor,
     fan_out:float|None=None,# Outputs that one input reaches
     groups:int=1,         # Groups of a convolution, for the fans from the shape
     generator:_Generator=None):
-    "Variance `scale*gain**2/fan`, as in Keras and JAX; the truncated normal has that variance after truncation. Raises `ValueError`"
+    """Variance `scale*gain**2/fan`, as in Keras and JAX; the truncated normal has that variance after truncation.
+    Raises `ValueError`"""
     std = _std(t, fan_in, fan_out, mode, gain, groups)*math.sqrt(scale)
     if distribution == 'normal': return normal(t, 0., std, generator=generator)
     if distribution == 'uniform': return uniform(t, -math.sqrt(3)*std, math.sqrt(3)*std, generator=generator)
@@ -128,32 +136,38 @@ _cut = math.sqrt(1 - 4*math.exp(-2)/math.sqrt(2*math.pi)/math.erf(math.sqrt(2)))
 
 # %% ../../nbs/init/schemes.ipynb #256d7d73
 @_scheme
-def xavier_uniform(t:_Tensor, fan_in:_FanIn=None, fan_out:_FanOut=None, gain:_Gain=1., mode:_Mode='fan_avg', groups:_Groups=1, generator:_Generator=None):
+def xavier_uniform(t:_Tensor, fan_in:_FanIn=None, fan_out:_FanOut=None, gain:_Gain=1., mode:_Mode='fan_avg',
+                   groups:_Groups=1, generator:_Generator=None):
     "Uniform with variance gain²/fan_avg: a compromise between forward and backward. Glorot & Bengio 2010"
     return variance_scaling(t, 1., mode, 'uniform', gain, fan_in, fan_out, groups, generator)
 
 @_scheme
-def xavier_normal(t:_Tensor, fan_in:_FanIn=None, fan_out:_FanOut=None, gain:_Gain=1., mode:_Mode='fan_avg', groups:_Groups=1, generator:_Generator=None):
+def xavier_normal(t:_Tensor, fan_in:_FanIn=None, fan_out:_FanOut=None, gain:_Gain=1., mode:_Mode='fan_avg',
+                  groups:_Groups=1, generator:_Generator=None):
     "Normal with variance gain²/fan_avg. Glorot & Bengio 2010"
     return variance_scaling(t, 1., mode, 'normal', gain, fan_in, fan_out, groups, generator)
 
 @_scheme
-def kaiming_uniform(t:_Tensor, fan_in:_FanIn=None, fan_out:_FanOut=None, gain:_Gain='relu', mode:_Mode='fan_in', groups:_Groups=1, generator:_Generator=None):
+def kaiming_uniform(t:_Tensor, fan_in:_FanIn=None, fan_out:_FanOut=None, gain:_Gain='relu', mode:_Mode='fan_in',
+                    groups:_Groups=1, generator:_Generator=None):
     "Uniform with variance gain²/fan_in; `gain` may name the activation that follows. He et al. 2015"
     return variance_scaling(t, 1., mode, 'uniform', gain, fan_in, fan_out, groups, generator)
 
 @_scheme
-def kaiming_normal(t:_Tensor, fan_in:_FanIn=None, fan_out:_FanOut=None, gain:_Gain='relu', mode:_Mode='fan_in', groups:_Groups=1, generator:_Generator=None):
+def kaiming_normal(t:_Tensor, fan_in:_FanIn=None, fan_out:_FanOut=None, gain:_Gain='relu', mode:_Mode='fan_in',
+                   groups:_Groups=1, generator:_Generator=None):
     "Normal with variance gain²/fan_in; `gain` may name the activation that follows. He et al. 2015"
     return variance_scaling(t, 1., mode, 'normal', gain, fan_in, fan_out, groups, generator)
 
 @_scheme
-def lecun_uniform(t:_Tensor, fan_in:_FanIn=None, fan_out:_FanOut=None, gain:_Gain=1., mode:_Mode='fan_in', groups:_Groups=1, generator:_Generator=None):
+def lecun_uniform(t:_Tensor, fan_in:_FanIn=None, fan_out:_FanOut=None, gain:_Gain=1., mode:_Mode='fan_in',
+                  groups:_Groups=1, generator:_Generator=None):
     "Uniform with variance gain²/fan_in. LeCun et al. 1998"
     return variance_scaling(t, 1., mode, 'uniform', gain, fan_in, fan_out, groups, generator)
 
 @_scheme
-def lecun_normal(t:_Tensor, fan_in:_FanIn=None, fan_out:_FanOut=None, gain:_Gain=1., mode:_Mode='fan_in', groups:_Groups=1, generator:_Generator=None):
+def lecun_normal(t:_Tensor, fan_in:_FanIn=None, fan_out:_FanOut=None, gain:_Gain=1., mode:_Mode='fan_in',
+                 groups:_Groups=1, generator:_Generator=None):
     "Truncated normal with variance gain²/fan_in; what SELU asks for. LeCun et al. 1998"
     return variance_scaling(t, 1., mode, 'truncated_normal', gain, fan_in, fan_out, groups, generator)
 
@@ -178,12 +192,14 @@ def orthogonal(t:_Tensor,
 
 @_scheme
 def delta_orthogonal(t:_Tensor, gain:_Gain=1., groups:_Groups=1, generator:_Generator=None):
-    "An orthogonal matrix at the centre of the kernel, zero elsewhere: keeps lengths through a convolution. Xiao et al. 2018, arXiv 1806.05393"
+    """An orthogonal matrix at the centre of the kernel, zero elsewhere: keeps lengths through a convolution. Xiao et
+    al. 2018, arXiv 1806.05393"""
     gain = _gain(gain) if isinstance(gain, str) else gain
     if t.ndim < 3: return orthogonal(t, gain, groups, generator)
     def f(x):
         x.zero_()
-        x[(...,*(k//2 for k in x.shape[2:]))] = _q(groups, x.shape[0]//groups, x.shape[1], x, generator).reshape(x.shape[:2])*gain
+        x[(...,*(k//2 for k in x.shape[2:]))] = _q(groups, x.shape[0]//groups, x.shape[1], x,
+            generator).reshape(x.shape[:2])*gain
         return x
     return fill(t, f)
 
@@ -213,7 +229,8 @@ def sparse(t:_Tensor,
     gain=1.,               # Factor, or the name of the activation that follows
     generator:_Generator=None):
     "Each unit keeps the same number of inputs, drawn from a normal. Martens 2010"
-    if not 0 <= sparsity < 1: raise ValueError(f"sparse: sparsity={sparsity} is not a share; give a number from 0 to 1, for example .9")
+    if not 0 <= sparsity < 1:
+        raise ValueError(f"sparse: sparsity={sparsity} is not a share; give a number from 0 to 1, for example .9")
     def f(x):
         rows = x.reshape(x.shape[0], -1)
         keep = max(1, rows.shape[1] - math.ceil(sparsity*rows.shape[1]))
@@ -223,10 +240,12 @@ def sparse(t:_Tensor,
     return fill(t, f)
 
 # %% ../../nbs/init/schemes.ipynb #3eace981
+# what other libraries call them
 aliases = dict(he='kaiming_normal', he_normal='kaiming_normal', he_uniform='kaiming_uniform', kaiming='kaiming_normal',
-               xavier='xavier_uniform', glorot='xavier_uniform', glorot_uniform='xavier_uniform', glorot_normal='xavier_normal',
+               xavier='xavier_uniform', glorot='xavier_uniform', glorot_uniform='xavier_uniform',
+               glorot_normal='xavier_normal',
                lecun='lecun_normal', orthonormal='orthogonal', truncated_normal='trunc_normal', random_normal='normal',
-               random_uniform='uniform', gaussian='normal', eye='identity', zero='zeros', one='ones')  # what other libraries call them
+               random_uniform='uniform', gaussian='normal', eye='identity', zero='zeros', one='ones')
 
 def canonical(
     name, # What somebody calls a scheme: 'He normal', 'kaiming_normal_', 'glorot-uniform'

@@ -13,10 +13,13 @@ import torch.nn.functional as F
 from torch import nn
 
 # %% ../../nbs/model/activation.ipynb #ce2429e3
-activations = dict(linear=lambda x: x, identity=lambda x: x, relu=F.relu, relu6=F.relu6, leaky_relu=F.leaky_relu, gelu=F.gelu, silu=F.silu, swish=F.silu,
-    mish=F.mish, elu=F.elu, celu=F.celu, selu=F.selu, hardswish=F.hardswish, hardtanh=F.hardtanh, hardsigmoid=F.hardsigmoid, softplus=F.softplus,
-    softsign=F.softsign, logsigmoid=F.logsigmoid, tanhshrink=F.tanhshrink, tanh=torch.tanh, sigmoid=torch.sigmoid, sin=torch.sin,
-    gelu_tanh=lambda x: F.gelu(x, approximate='tanh'), quick_gelu=lambda x: x*torch.sigmoid(1.702*x), relu2=lambda x: F.relu(x)**2, exp=torch.exp)
+activations = dict(
+    linear=lambda x: x, identity=lambda x: x, relu=F.relu, relu6=F.relu6, leaky_relu=F.leaky_relu, gelu=F.gelu,
+    gelu_tanh=lambda x: F.gelu(x, approximate='tanh'), quick_gelu=lambda x: x*torch.sigmoid(1.702*x),
+    silu=F.silu, swish=F.silu, mish=F.mish, elu=F.elu, celu=F.celu, selu=F.selu, relu2=lambda x: F.relu(x)**2,
+    hardswish=F.hardswish, hardtanh=F.hardtanh, hardsigmoid=F.hardsigmoid, softplus=F.softplus, softsign=F.softsign,
+    logsigmoid=F.logsigmoid, tanhshrink=F.tanhshrink, tanh=torch.tanh, sigmoid=torch.sigmoid, sin=torch.sin,
+    exp=torch.exp)
 
 def second_moment(
     f,                 # Elementwise function of a tensor
@@ -32,14 +35,16 @@ def second_moment(
 def _by_name(name, param):
     if name == 'glu': return 1/math.sqrt(second_moment(torch.sigmoid))  # the other half is linear and independent
     f = activations[name]
-    return 1/math.sqrt(second_moment((lambda x: F.leaky_relu(x, param)) if name=='leaky_relu' and param is not None else f))
+    return 1/math.sqrt(second_moment((lambda x: F.leaky_relu(x, param)) if name=='leaky_relu' and param is not None
+                                     else f))
 
 # %% ../../nbs/model/activation.ipynb #b9805a91
 def gain(
     act='relu',   # Name of an activation, an elementwise function or a layer
     param:float|None=None, # Negative slope of 'leaky_relu'
 )->float: # Factor on the standard deviation 1/sqrt(fan_in)
-    "The gain that keeps the mean square after `act`: `1/sqrt(E[act(z)^2])`. Raises `ValueError` for an unknown name. He et al. 2015, for any activation"
+    """The gain that keeps the mean square after `act`: `1/sqrt(E[act(z)^2])`. Raises `ValueError` for an unknown
+    name. He et al. 2015, for any activation"""
     if isinstance(act, str):
         key = act.lower()
         if key not in activations and key != 'glu':

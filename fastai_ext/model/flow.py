@@ -9,6 +9,7 @@ __all__ = ['Follow', 'flow']
 import copy, inspect, random, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 import numpy as np
 import torch
 from torch import fx, nn
@@ -22,22 +23,27 @@ class Follow:
     act:str=''            # Name of the activation that follows, '' for none
     gain:float=1.         # Its gain
     norm:bool=False       # Whether a norm comes first, so that the scale of the layer does not matter
-    residual:bool=False   # Whether the output is added to its own input's path, without a norm or a scale before or right after the sum
+    # Whether the output is added to its own input's path, without a norm or a scale before or right after the sum
+    residual:bool=False
     output:bool=False     # Whether it is the output of the network
     closing:str=''        # Norm through which it ends a residual branch
     branch:tuple=()       # Layers of the residual branch that it ends, with or without a norm
     how:str='trace'       # 'trace' or 'order'
 
 # %% ../../nbs/model/flow.ipynb #bf6993d6
-_ends = {'matmul','bmm','mm','einsum','softmax','log_softmax','scaled_dot_product_attention','baddbmm','addmm','argmax','cross_entropy','stack_heads'}
+_ends = {'matmul','bmm','mm','einsum','softmax','log_softmax','scaled_dot_product_attention','baddbmm','addmm','argmax',
+         'cross_entropy','stack_heads'}
 _adds = {'add','add_','iadd'}
 _flat = {'sigmoid','hardsigmoid','logsigmoid','exp','softmax','softmax2d','logsoftmax'}  # gates and probabilities
-_modules = {'gelu','silu','swish','mish','hardswish','relu','quickgelu','tanh','sigmoid','hardsigmoid','starrelu','squaredrelu'}
+_modules = {'gelu','silu','swish','mish','hardswish','relu','quickgelu','tanh','sigmoid','hardsigmoid','starrelu',
+            'squaredrelu'}
 
 def _is_act(m):
-    if list(m.children()) or isinstance(m, (nn.MultiheadAttention, nn.Softmax, nn.LogSoftmax, nn.Softmax2d)): return False
+    if list(m.children()) or isinstance(m, (nn.MultiheadAttention, nn.Softmax, nn.LogSoftmax, nn.Softmax2d)):
+        return False
     name = type(m).__name__.lower()
-    return type(m).__module__ == 'torch.nn.modules.activation' or name in _modules or name.startswith(('gelu','swish')) or name.endswith('activation')
+    return (type(m).__module__ == 'torch.nn.modules.activation' or name in _modules
+            or name.startswith(('gelu','swish')) or name.endswith('activation'))
 
 def _act(a):
     "Name and gain of an activation: a layer, a function or a name"
@@ -47,8 +53,10 @@ def _act(a):
     except (ValueError, RuntimeError, TypeError, AttributeError, ZeroDivisionError): return name, 1.
 
 def _is_matrix(m):
-    return any(p is not None and roles(m, a, p.shape)[0].kind in matrix_kinds for a,p in m._parameters.items() if p is None or p.ndim > 1) \
-        or hasattr(m, 'parametrizations') or isinstance(m, (nn.RNNBase, nn.RNNCellBase, nn.Linear, nn.modules.conv._ConvNd))
+    return any(p is not None and roles(m, a, p.shape)[0].kind in matrix_kinds for a,p in m._parameters.items()
+               if p is None or p.ndim > 1) \
+        or hasattr(m, 'parametrizations') or isinstance(m,
+            (nn.RNNBase, nn.RNNCellBase, nn.Linear, nn.modules.conv._ConvNd))
 
 # %% ../../nbs/model/flow.ipynb #e48cd5f6
 @contextmanager
@@ -62,13 +70,15 @@ def _quiet_rng():
 
 def _skeleton(model):
     "A copy of `model` without numbers, on the meta device"
-    memo = {id(p): nn.Parameter(torch.empty_like(p, device='meta'), requires_grad=p.requires_grad) for p in model.parameters()}
+    memo = {id(p): nn.Parameter(torch.empty_like(p, device='meta'), requires_grad=p.requires_grad)
+            for p in model.parameters()}
     memo.update({id(b): torch.empty_like(b, device='meta') for b in model.buffers()})
     return copy.deepcopy(model, memo)
 
 class _Tracer(fx.Tracer):
     "Traces into containers, not into layers; a part that cannot be traced counts as a layer"
-    def is_leaf_module(self, m, path): return (m.__module__.startswith('torch.nn') and not isinstance(m, (nn.Sequential,nn.ModuleList))) \
+    def is_leaf_module(self, m, path):
+        return (m.__module__.startswith('torch.nn') and not isinstance(m, (nn.Sequential,nn.ModuleList))) \
         or not list(m.children()) or is_norm(m) or _is_act(m)
     def call_module(self, m, forward, args, kwargs):
         try: return super().call_module(m, forward, args, kwargs)
@@ -82,7 +92,8 @@ def _graphs(m, path=''):
         defaults = {n:p.default for n,p in inspect.signature(m.forward).parameters.items() if p.default is not p.empty}
         try: return [(path, _Tracer().trace(m, concrete_args=defaults))]
         except Exception: parts = True  # as above: any error of foreign code means only that it cannot be traced
-    return [g for n,c in m.named_children() if parts and list(c.children()) for g in _graphs(c, f'{path}.{n}' if path else n)]
+    return [g for n,c in m.named_children() if parts and list(c.children())
+            for g in _graphs(c, f'{path}.{n}' if path else n)]
 
 # %% ../../nbs/model/flow.ipynb #f6c26c9f
 def _kind(n, mods):
@@ -97,7 +108,8 @@ def _kind(n, mods):
         return ('scale' if list(m.parameters(recurse=False)) else 'pass'),m
     name = getattr(n.target, '__name__', str(n.target)).lower()
     if name in _adds: return ('add' if sum(isinstance(a, fx.Node) for a in n.args[:2]) == 2 else 'pass'),name
-    if name in ('mul','mul_','imul') and any(isinstance(a, fx.Node) and a.op=='get_attr' for a in n.args): return 'scale',name
+    if name in ('mul','mul_','imul') and any(isinstance(a, fx.Node) and a.op=='get_attr' for a in n.args):
+        return 'scale',name
     if name.strip('_') in activations and n.op != 'get_attr': return 'act',name.strip('_')
     if 'norm' in name: return 'norm',name
     return ('end' if name in _ends else 'pass'),name
@@ -113,51 +125,72 @@ def _before(node):
     return seen
 
 def _branch(node, other, mods):
-    "Layers on the way to `node` that `other` is not computed from, if they are more than the other way round: then `node` ends the branch"
+    """Layers on the way to `node` that `other` is not computed from, if they are more than the other way round: then
+    `node` ends the branch"""
     mine,theirs = _before(node),_before(other)
     layers = lambda ns: [n.target for n in ns if n.op == 'call_module' and _kind(n, mods)[0] == 'end']
     a,b = layers(mine-theirs),layers(theirs-mine)
-    return tuple(a) if len(a) > len(b) and mine & theirs else ()  # a learned position that is added shares nothing with it
+    # a learned position that is added shares nothing with it
+    return tuple(a) if len(a) > len(b) and mine & theirs else ()
 
 def _silu(n, name):
     "x*sigmoid(x) written out"
-    return name == 'sigmoid' and any('mul' in getattr(u.target,'__name__',str(u.target)) and n.all_input_nodes[0] in u.all_input_nodes for u in n.users)
+    return name == 'sigmoid' and any('mul' in getattr(u.target,'__name__',str(u.target))
+                                     and n.all_input_nodes[0] in u.all_input_nodes for u in n.users)
+
+class _Walk(NamedTuple):
+    "A node on the way from a layer, and what lies between them"
+    node:fx.Node          # Where we are
+    prev:fx.Node          # Where we came from
+    norm:str = ''         # Name of the last norm on the way
+    scaled:bool = False   # Whether a learned scale lies on the way
+    summed:bool = False   # Whether a sum lies on the way
 
 def _follow(node, mods, whole):
     "A `Follow` for the layer at `node`"
-    todo,seen,res,reached = [(u, node, '', False, False) for u in node.users],set(),Follow(),set()
+    todo = [_Walk(u, node) for u in node.users]
+    seen,reached,res = set(),set(),Follow()
     while todo:
-        n,prev,norm,scaled,summed = todo.pop(0)
+        at = todo.pop(0)
+        n,norm = at.node,at.norm
         if n in seen: continue
         seen.add(n)
         kind,what = _kind(n, mods)
         if kind == 'act':
             if not res.act:
                 res.act,res.gain = ('silu',gain('silu')) if _silu(n, what) else _act(what)
-                res.norm = res.norm or bool(norm and not summed)
+                res.norm = res.norm or bool(norm and not at.summed)
             continue
         if kind in ('end','output'): reached.add(kind); continue
-        if kind == 'norm' and isinstance(what, nn.Module) and (acts := [c for c in what.children() if _is_act(c)]):  # timm's BatchNormAct
-            if not res.act: (res.act,res.gain),res.norm = _act(acts[0]),not summed
+        # timm's BatchNormAct
+        if kind == 'norm' and isinstance(what, nn.Module) and (acts := [c for c in what.children() if _is_act(c)]):
+            if not res.act:
+                res.act,res.gain = _act(acts[0])
+                res.norm = not at.summed
             continue
         if kind == 'norm': norm = n.target if n.op=='call_module' else 'norm'
-        if kind == 'scale': scaled = True
+        scaled,summed = at.scaled or kind == 'scale',at.summed
         if kind == 'add':
-            other = n.args[1] if n.args[0] is prev else n.args[0]
-            post = all(_kind(u, mods)[0] == 'norm' for u in n.users) and _kind(other, mods)[0] != 'add'  # the last sum of a pre-norm network
-            if not summed and other is not prev and (branch := _branch(prev, other, mods)):
+            other = n.args[1] if n.args[0] is at.prev else n.args[0]
+            # the last sum of a pre-norm network
+            post = all(_kind(u, mods)[0] == 'norm' for u in n.users) and _kind(other, mods)[0] != 'add'
+            branch = () if summed or other is at.prev else _branch(at.prev, other, mods)
+            if branch:
                 res.branch,res.closing = branch,norm
                 res.residual = not norm and not scaled and not post
             summed = True
         if not summed and not res.act: res.norm = res.norm or bool(norm)
-        todo += [(u, n, norm, scaled, summed) for u in n.users]
+        todo += [_Walk(u, n, norm, scaled, summed) for u in n.users]
     res.output = reached == {'output'} and not res.act and whole
     return res
 
 # %% ../../nbs/model/flow.ipynb #bbfd7e1d
-_widen = {'linear1','fc1','wi','wi_0','gate_proj','up_proj','c_fc','lin1','ff1','w1','dense_h_to_4h','intermediate_dense'}
-_narrow = {'linear2','fc2','wo','down_proj','c_proj','lin2','ff2','w2','dense_4h_to_h','output_dense','out_proj','o_proj','out_lin','o'}
-_holders = ('activation','act','act_fn','activation_fn','intermediate_act_fn','transform_act_fn','activation_function','nonlinearity')
+_widen = {'linear1','fc1','wi','wi_0','gate_proj','up_proj','c_fc','lin1','ff1','w1','dense_h_to_4h',
+          'intermediate_dense'}
+_narrow = {'linear2','fc2','wo','down_proj','c_proj','lin2','ff2','w2','dense_4h_to_h','output_dense','out_proj',
+           'o_proj','out_lin','o'}
+_holders = ('activation','act','act_fn','activation_fn','intermediate_act_fn','transform_act_fn','activation_function',
+            'nonlinearity')
 
 def _held(parent):
     "The activation that a block keeps as an attribute"
@@ -175,10 +208,13 @@ def _in_order(name, mods):
     parent,_,child = name.rpartition('.')
     p = mods[parent]
     held = _held(p)
-    block = p if hasattr(p, 'norm_first') else mods[parent.rpartition('.')[0]]  # torch's own layers say whether the norm comes after the sum
-    if child in _narrow or _closes(mods[name], child, p): return Follow(residual=getattr(block, 'norm_first', True), how='order')
+    # torch's own layers say whether the norm comes after the sum
+    block = p if hasattr(p, 'norm_first') else mods[parent.rpartition('.')[0]]
+    if child in _narrow or _closes(mods[name], child, p):
+        return Follow(residual=getattr(block, 'norm_first', True), how='order')
     matrices = [n for n,c in p.named_children() if _is_matrix(c)]
-    if held is not None and (child in _widen or len(matrices)==1) and child != 'up_proj': return Follow(*_act(held), how='order')
+    if held is not None and (child in _widen or len(matrices)==1) and child != 'up_proj':
+        return Follow(*_act(held), how='order')
     if child in _widen: return Follow(how='order')
     norm,after = False,False
     for n,c in p.named_children():
@@ -203,7 +239,8 @@ def flow(
             dot = f'{path}.' if path else ''
             local = {n[len(dot):]:m for n,m in mods.items() if n.startswith(dot)}
             for n in g.nodes:
-                if n.op == 'call_module' and n.target in local and _is_matrix(local[n.target]) and dot+n.target not in res:
+                matrix = n.op == 'call_module' and n.target in local and _is_matrix(local[n.target])
+                if matrix and dot+n.target not in res:
                     f = res[dot+n.target] = _follow(n, local, not path)
                     f.branch,f.closing = tuple(dot+b for b in f.branch),dot+f.closing if f.closing else ''
         found = {}
@@ -214,7 +251,8 @@ def flow(
         if isinstance(m, nn.MultiheadAttention):
             if n in res and f'{n}.out_proj' in found: found[f'{n}.out_proj'] = res[n]
             if n in found: found[n] = Follow(how=found[n].how)
-        experts = [(a, r) for a,p in m._parameters.items() if p is not None and p.ndim==3 for r in roles(m, a, p.shape) if r.layout in ('goi','gio')]
+        experts = [(a, r) for a,p in m._parameters.items() if p is not None and p.ndim==3 for r in roles(m, a, p.shape)
+                   if r.layout in ('goi','gio')]
         for a,r in experts if len({a for a,_ in experts})>1 else ():  # gate, up and down in one layer
             last,w = ends_experts(m, a),f'{n}.{a}' if n else a
             act = () if last or r.block=='up' or (held := _held(m)) is None else _act(held)

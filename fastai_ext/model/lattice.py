@@ -14,13 +14,16 @@ import torch
 @dataclass(frozen=True)
 class Draw:
     "Where the numbers of a tensor come from, as far as they show it"
-    kind:str = ''               # 'uniform', 'normal', 'trunc_normal', 'constant', 'identity', 'orthogonal', 'pattern' or '': not shown
+    # 'uniform', 'normal', 'trunc_normal', 'constant', 'identity', 'orthogonal', 'pattern' or '': not shown
+    kind:str = ''
     scale:float = float('nan')  # Bound of a uniform, standard deviation of a normal, value of a constant
     bits:float = 0.             # Evidence: log2 of how much better a fresh draw explains the numbers than training does
     why:str = ''                # In words, where nothing is shown
 
     @property
-    def random(self): "Whether it is the untouched output of a random generator"; return self.kind in ('uniform','normal','trunc_normal')
+    def random(self):
+        "Whether it is the untouched output of a random generator"
+        return self.kind in ('uniform','normal','trunc_normal')
 
 enough = 20.  # bits: a trained tensor passes for a fresh one once in a million
 
@@ -42,7 +45,8 @@ def _coarse(x, bound):
     k = ((x + bound)/(2*bound*2.**-24)).round()
     large = x[x.abs() > x.abs().max()/8].abs()
     digits = large/torch.exp2(large.log2().floor())*2.**23
-    return ((k % 16) == 0).double().mean().item() > .5 and len(x) > 3 or ((digits % 64) == 0).double().mean().item() > .5
+    return (((k % 16) == 0).double().mean().item() > .5 and len(x) > 3
+            or ((digits % 64) == 0).double().mean().item() > .5)
 
 def _uniform_bits(x, bound):
     "How much finer the floats around each number lie than the lattice, in bits"
@@ -57,22 +61,28 @@ def _bounds_near(x, most, fused):
     bounds = torch.arange(int(first), int(last)+1, dtype=torch.int32).view(torch.float32)
     order,n = x.abs().argsort(),len(x)
     for some in (order[n//8:n//8+8], order[:24], order[n//4:n//4+24], order[n//2:n//2+24], order[-64:]):
-        bounds = bounds[torch.cat([_exact(x[some], b[:,None], fused).all(1) for b in bounds.split(2**16)])] if len(bounds) else bounds
+        bounds = (bounds[torch.cat([_exact(x[some], b[:,None], fused).all(1) for b in bounds.split(2**16)])]
+                  if len(bounds) else bounds)
     return bounds[:8].double().tolist()
 
 def _unit(x):
     "A `Draw` for `torch.rand`: multiples of 2⁻²⁴ from 0 to 1; or None"
     k = x*2.**24
-    if x.min() < 0 or x.max() >= 1 or not (k == k.round()).all() or len(x) < 16 or ((k % 16) == 0).double().mean() > .5: return None
+    if x.min() < 0 or x.max() >= 1 or not (k == k.round()).all() or len(x) < 16 or ((k % 16) == 0).double().mean() > .5:
+        return None
     return Draw('uniform', 1., (-1 - x.log2().floor()).sum().item())
 
 def _uniform(x, bounds):
-    "A `Draw` for a uniform around zero with one of `bounds`, or, if they are None, with a bound that is to be found; or None"
+    """A `Draw` for a uniform around zero with one of `bounds`, or, if they are None, with a bound that is to be
+    found; or None"""
     most = x.abs().max().item()
     def fits(bound, fused):
-        if not most <= bound*(1+1e-7) or not most > bound*10**(-9/len(x)): return None  # once in 10⁹ the largest lies lower
+        # once in 10⁹ the largest lies lower
+        if not most <= bound*(1+1e-7) or not most > bound*10**(-9/len(x)): return None
         b = torch.tensor(bound)
-        if not _exact(x[:512], b, fused).all() or _coarse(x, bound) or not all(_exact(part, b, fused).all() for part in x.split(2**18)): return None
+        if not _exact(x[:512], b, fused).all() or _coarse(x,
+            bound) or not all(_exact(part, b, fused).all() for part in x.split(2**18)):
+            return None
         return Draw('uniform', bound, sum(_uniform_bits(part, bound).sum().item() for part in x.split(2**18)))
     for fused in (True,False):
         for b in _bounds_near(x, most, fused) if bounds is None else dict.fromkeys(bounds):
@@ -88,11 +98,13 @@ def _blocks(x):
     return torch.cat([x[:(n-1)*16].view(n-1, 2, 8), x[-16:].view(1, 2, 8)])
 
 def _angle(a, b):
-    "How far the angle of (a, b) lies from the nearest that a fresh pair can have, in lattice steps, and how far rounding can have moved it"
+    """How far the angle of (a, b) lies from the nearest that a fresh pair can have, in lattice steps, and how far
+    rounding can have moved it"""
     theta = torch.atan2(b, a) % (2*math.pi)
     k = (theta/_turn*2.**24).round()
     off = torch.full_like(theta, 1.)
-    for d in (-1,0,1): off = torch.minimum(off, (theta - ((k+d)*2.**-24).float().mul(_turn).double()).abs()/_turn*2.**24)
+    for d in (-1,0,1):
+        off = torch.minimum(off, (theta - ((k+d)*2.**-24).float().mul(_turn).double()).abs()/_turn*2.**24)
     return off,(2*a*b/(a*a + b*b)).abs()
 
 def _normal_bits(a, b):
@@ -122,12 +134,14 @@ def _unwrapped(z):
     return [(o, p/sum(chances)) for o,p in zip(before, chances, strict=True)]
 
 def _wrapped(x, std):
-    "A `Draw` for fastai's embeddings, whose normal numbers beyond 2 are wrapped by `fmod(2)` before they are scaled by `std`; or None"
+    """A `Draw` for fastai's embeddings, whose normal numbers beyond 2 are wrapped by `fmod(2)` before they are
+    scaled by `std`; or None"""
     if len(x) < 16 or not x.abs().max() <= 2*std*(1+1e-6): return None
     total = 0.
     for part in _blocks(x/std).split(2**16):
         sides = [_unwrapped(part[:,i]) for i in (0,1)]
-        chances = sum(p*q*torch.exp2(_normal_bits(a, b)) for a,p in sides[0] for b,q in sides[1])  # of each way to undo the wrapping
+        # of each way to undo the wrapping
+        chances = sum(p*q*torch.exp2(_normal_bits(a, b)) for a,p in sides[0] for b,q in sides[1])
         bits = torch.where((part == 0).any(1), 0., chances.log2())
         if not (bits > -30).all() or not (bits.sum(1) > _worst).all(): return None
         total += bits.sum().item()
@@ -135,7 +149,8 @@ def _wrapped(x, std):
 
 def _truncated(x, std):
     "A `Draw` for timm's and older torch's `trunc_normal_`, a uniform through the inverse error function; or None"
-    for low,slack in ((-1., 1.1),(math.erf(-math.sqrt(2)), 2.2)):  # cut so far out that nothing is lost, or at two standard deviations
+    # cut so far out that nothing is lost, or at two standard deviations
+    for low,slack in ((-1., 1.1),(math.erf(-math.sqrt(2)), 2.2)):
         def bits(part, low=low, slack=slack):
             v = torch.erf(part/(std*math.sqrt(2)))
             step = -2*low*2.**-24
@@ -160,7 +175,8 @@ def _structure(t):
     if t.dim() < 2: return Draw('pattern') if few else None
     n,m = t.shape[0],t[0].numel()
     centre = t[(..., *(k//2 for k in t.shape[2:]))]
-    if (t != 0).sum() == min(centre.shape) and (centre.diagonal() == centre[0,0]).all() and centre[0,0] != 0: return Draw('identity', centre[0,0].item())
+    if (t != 0).sum() == min(centre.shape) and (centre.diagonal() == centre[0,0]).all() and centre[0,0] != 0:
+        return Draw('identity', centre[0,0].item())
     if few: return Draw('pattern')
     if min(n, m) < 2 or min(n, m) > 4096: return None
     for w in (t.flatten(1), centre.reshape(n, -1)):
@@ -183,25 +199,30 @@ def usual_bounds(
     fan_out,   # Outputs that one input reaches
     gains=(),  # More factors to think of
 )->list:       # The first is torch's default
-    "Bounds of the uniform starts in use: torch's default, He, Glorot, LeCun, also divided by the root of a number of branches; and plain numbers"
+    """Bounds of the uniform starts in use: torch's default, He, Glorot, LeCun, also divided by the root of a number
+    of branches; and plain numbers"""
     i,o = max(fan_in, 1),max(fan_out, 1)
     roots = [math.sqrt(i), math.sqrt(o), math.sqrt((i+o)/2)]
     scaled = [math.sqrt(3)*(g/math.sqrt(k)/r) for k in range(1, 65) for g in (*_gains, *gains) for r in roots]
-    return [math.sqrt(3)*(math.sqrt(2/6)/math.sqrt(i)), 1/math.sqrt(i), 1/math.sqrt(o), math.sqrt(3)*math.sqrt(2/(i+o)), .1, .05, .08, .01, .02, 1., *scaled]
+    return [math.sqrt(3)*(math.sqrt(2/6)/math.sqrt(i)), 1/math.sqrt(i), 1/math.sqrt(o), math.sqrt(3)*math.sqrt(2/(i+o)),
+            .1, .05, .08, .01, .02, 1., *scaled]
 
 def draw(
     t:torch.Tensor,  # Any tensor
     bounds=(),       # Bounds of uniforms to try first
     stds=(),         # Standard deviations of truncated normals to try first
 )->Draw:             # Its `kind` is '' where nothing is shown
-    """Where the numbers of `t` come from. A fresh float32 number lies on the lattice of its random generator, and one training step takes
-    it off; copies, pickles and other devices keep it. Numbers made in half precision or on a GPU show nothing."""
+    """Where the numbers of `t` come from. A fresh float32 number lies on the lattice of its random generator, and
+    one training step takes it off; copies, pickles and other devices keep it. Numbers made in half precision or on a
+    GPU show nothing."""
     t = t.detach()
-    if t.is_meta or not t.numel() or t.is_complex() or not t.is_floating_point(): return Draw(why='its numbers cannot be read')
+    if t.is_meta or not t.numel() or t.is_complex() or not t.is_floating_point():
+        return Draw(why='its numbers cannot be read')
     x = t.cpu().double()
     if not torch.isfinite(x).all(): return Draw(why='it has infinite numbers or NaN')
     if (found := _structure(x)) is not None: return found
-    if t.dtype not in (torch.float32, torch.float64) or not (x.float().double() == x).all(): return Draw(why=f'it is in {str(t.dtype).removeprefix("torch.")}')
+    if t.dtype not in (torch.float32, torch.float64) or not (x.float().double() == x).all():
+        return Draw(why=f'it is in {str(t.dtype).removeprefix("torch.")}')
     flat = x.flatten()
     given = flat[flat != 0]
     i,o = (x[0].numel(),x.shape[0]*x[0,0].numel()) if x.dim() > 1 else (len(x),len(x))
@@ -209,7 +230,8 @@ def draw(
     if found is None and len(given) >= 16:
         spread = given.square().mean().sqrt().item()
         room = 1 + 8/math.sqrt(len(given))
-        for s in (*stds, *usual_stds, *(math.sqrt(g/n)/cut for n in (i, o, (i+o)/2) for g in (1,2) for cut in (1,.87962566103423978))):
+        for s in (*stds, *usual_stds, *(math.sqrt(g/n)/cut for n in (i, o, (i+o)/2) for g in (1,2)
+                                        for cut in (1,.87962566103423978))):
             if not s/1.2/room < spread < s*room: continue
             found = _wrapped(flat, s) or (_truncated(given, s) if len(given) >= 64 else None)
             if found is not None: break
@@ -226,7 +248,8 @@ def uniform_distance(
     x,b = t.detach().double().flatten(),torch.tensor(bound, dtype=torch.float32)
     width = (b - -b).double()
     k = ((x + b.double())/(width*2.**-24)).round()
-    return torch.stack([((((k+d)*2.**-24*width) - b.double()).float().double() - x).abs() for d in (-1,0,1)]).amin(0)/(width*2.**-24)
+    return torch.stack([((((k+d)*2.**-24*width) - b.double()).float().double() - x).abs()
+                        for d in (-1,0,1)]).amin(0)/(width*2.**-24)
 
 def pair_distance(
     t:torch.Tensor, # Numbers of a normal start

@@ -43,7 +43,8 @@ class Ledger:
         model,  # The network
         ws,     # `Weight`s that will be overwritten
     ):
-        "Keep the numbers of `ws` and of norms' buffers on disk. What we wrote ourselves before, and nobody has trained since, is not worth keeping"
+        """Keep the numbers of `ws` and of norms' buffers on disk. What we wrote ourselves before, and nobody has
+        trained since, is not worth keeping"""
         if not self.undo or not len(ws): return
         kept = self._load() if self.file is not None and self._untouched(model) else {}
         for w in ws:
@@ -67,19 +68,24 @@ class Ledger:
 
     def changed(self,
         w, # `Weight`
-    )->bool: "Whether it is neither as it was when the Learner was made nor as we wrote it"; return bool(self.made) and not self.ours(w) and any(
-        self.made.get(k, v) != v for k,v in _prints([w]).items())
+    )->bool:
+        "Whether it is neither as it was when the Learner was made nor as we wrote it"
+        return bool(self.made) and not self.ours(w) and any(self.made.get(k, v) != v for k,v in _prints([w]).items())
 
     def ours(self,
         w, # `Weight`
-    )->bool: "Whether we wrote it and it has not changed since"; return f'{w.full_name}:0' in self.wrote and all(self.wrote.get(k) == v for k,v in _prints([w]).items())
+    )->bool:
+        "Whether we wrote it and it has not changed since"
+        return f'{w.full_name}:0' in self.wrote and all(self.wrote.get(k) == v for k,v in _prints([w]).items())
 
     @torch.no_grad()
     def put_back(self,
         model, # The network
     )->list:   # Names of the weights that were put back
         "Undo: the numbers before our last writing. Raises `ValueError` where there are none"
-        if self.file is None: raise ValueError("init_undo: nothing was written by Init, LSUV, HeadPrior or init_weights on this Learner in this process, "
+        if self.file is None:
+            raise ValueError("init_undo: nothing was written by Init, LSUV, HeadPrior or init_weights on this Learner "
+                             "in this process, "
                                                "or there was no room to keep what was overwritten")
         kept,back = self._load(),[]
         for w in weights(model):
@@ -113,7 +119,8 @@ class _Judged:
     @property
     def w(self): return self.ws[0]
     @property
-    def dense(self): return self.w.is_matrix or self.w.kind == 'embedding' or self.w.kind == 'other' and self.w.param.ndim > 1
+    def dense(self):
+        return self.w.is_matrix or self.w.kind == 'embedding' or self.w.kind == 'other' and self.w.param.ndim > 1
 
 def _bounds(w):
     raw = w.module._parameters.get('weight')
@@ -130,12 +137,15 @@ def _draw(ws):
     found = draw(w.param, bounds)
     if found.kind == 'pattern' and len(ws) > 1 and all(len(o.data.unique()) == 1 for o in ws): return Draw('constant')
     if found.kind or w.param.dim() < 2 and len(ws) == 1: return found
-    if len(w.param) % 4 == 0 and w.param.dim() > 2 and torch.equal(w.data[0::4], w.data[1::4]): return Draw('pattern')  # ICNR
+    # ICNR
+    if len(w.param) % 4 == 0 and w.param.dim() > 2 and torch.equal(w.data[0::4], w.data[1::4]): return Draw('pattern')
     if len(ws) == 1 and not w.role.layout: return found
-    blocks = [d if (d := draw(w.param.detach()[w.role.index], bounds)).kind or not w.role.layout else draw(w.data, bounds) for w in ws]
+    blocks = [d if (d := draw(w.param.detach()[w.role.index], bounds)).kind or not w.role.layout
+              else draw(w.data, bounds) for w in ws]
     if not all(d.kind for d in blocks): return found
     kinds = {d.kind for d in blocks}
-    return Draw(next(iter(kinds)) if len(kinds) == 1 else 'constant' if not any(d.random for d in blocks) else 'normal', blocks[0].scale, sum(d.bits for d in blocks))
+    return Draw(next(iter(kinds)) if len(kinds) == 1 else 'constant' if not any(d.random for d in blocks) else 'normal',
+                blocks[0].scale, sum(d.bits for d in blocks))
 
 def _normed(w):
     "Weight norm: the direction as it was drawn, the length as it follows from it"
@@ -144,8 +154,10 @@ def _normed(w):
     for g in w.params:
         if g is big: continue
         dims = [d for d in range(big.dim()) if g.dim() != big.dim() or g.shape[d] == 1]
-        length = torch.linalg.vector_norm(big.detach().double(), dim=dims or None).reshape(g.shape) if g.numel() > 1 else big.detach().double().norm().reshape(g.shape)
-        if not torch.allclose(g.detach().double(), length, rtol=1e-6, atol=0): return Draw(why='its length is not that of its direction')
+        length = (torch.linalg.vector_norm(big.detach().double(), dim=dims or None).reshape(g.shape)
+                  if g.numel() > 1 else big.detach().double().norm().reshape(g.shape))
+        if not torch.allclose(g.detach().double(), length, rtol=1e-6, atol=0):
+            return Draw(why='its length is not that of its direction')
     return found
 
 _unshown = 'not shown to be fresh (trained, loaded or set by hand)'
@@ -176,14 +188,16 @@ def _by_numbers(ws, ours, found):
 _few = 'too few numbers to tell whether they are fresh'
 
 def _judge_layer(js):
-    "Weight and bias of one layer: what shows too little alone may be shown by the other; a trained bias speaks for its weight"
+    """Weight and bias of one layer: what shows too little alone may be shown by the other; a trained bias speaks for
+    its weight"""
     for j in js:
         if j.draw.kind == 'pattern': j.why = _patterned
         elif not j.draw.kind: j.why = f"{_unshown}: {j.draw.why}"
     bits = sum(j.draw.bits for j in js if j.draw.random)
     bias = next((j for j in js if j.w.kind == 'bias' and j.why and j.draw.kind == ''), None)
     for j in js:
-        if bias is not None and j.w.is_matrix and not j.why: j.why = f"{_unshown}: its bias {bias.w.full_name.rpartition('.')[2]} is neither constant nor fresh"
+        if bias is not None and j.w.is_matrix and not j.why:
+            j.why = f"{_unshown}: its bias {bias.w.full_name.rpartition('.')[2]} is neither constant nor fresh"
         elif j.draw.random and not j.why and bits < enough: j.why = _few
 
 def _judge_model(judged, order):
@@ -193,7 +207,8 @@ def _judge_model(judged, order):
     last = max((place[id(j.w.module)] for j in trained if j.w.kind != 'embedding'), default=-1)
     for j in judged:
         if j.why or j.draw.kind in ('constant','identity'): continue
-        if place[id(j.w.module)] < last: j.why = 'fresh, but before layers that may have been trained on what it puts out'
+        if place[id(j.w.module)] < last:
+            j.why = 'fresh, but before layers that may have been trained on what it puts out'
         elif trained and j.draw.kind == 'orthogonal': j.why = 'orthogonal, which is no proof beside trained layers'
         elif trained and j.w.kind == 'embedding': j.why = 'fresh, but beside layers that may have been trained with it'
 
@@ -207,7 +222,8 @@ def _by_learner(learn, ws, book):
     for w in ws:
         if body and w.full_name.startswith(f'{body}.'): res[w.name] = 'pretrained body'
         elif custom and w.full_name.startswith('1.'): res[w.name] = 'head that you supplied'
-        elif any(set(state.get(p, ())) - {'force_train','do_wd'} for p in w.params): res[w.name] = 'trained: the optimizer has taken steps'
+        elif any(set(state.get(p, ())) - {'force_train','do_wd'} for p in w.params):
+            res[w.name] = 'trained: the optimizer has taken steps'
         elif book.changed(w): res[w.name] = 'loaded or changed after the Learner was made'
     return res
 
@@ -219,15 +235,18 @@ def _body(model):
 def _custom_head(learn):
     "Whether `vision_learner` was given a head of yours; its own starts from pooling and has BatchNorm"
     m = learn.model
-    if not (hasattr(learn, 'arch') and hasattr(learn, 'n_out') and isinstance(m, nn.Sequential) and len(m) == 2): return False
-    own = {'AdaptiveConcatPool2d','AdaptiveAvgPool2d','Flatten','fastai.Flatten','BatchNorm1d','Dropout','Linear','ReLU','SigmoidRange'}
+    if not (hasattr(learn, 'arch') and hasattr(learn, 'n_out') and isinstance(m, nn.Sequential) and len(m) == 2):
+        return False
+    own = {'AdaptiveConcatPool2d','AdaptiveAvgPool2d','Flatten','fastai.Flatten','BatchNorm1d','Dropout','Linear',
+           'ReLU','SigmoidRange'}
     kinds = [type(c).__name__ for c in m[1].children()]
     return not (isinstance(m[1], nn.Sequential) and 'BatchNorm1d' in kinds and set(kinds) <= own)
 
 def _by_hub(model, ws):
     "Hugging Face marks what `from_pretrained` has loaded"
     if not any(getattr(m, 'name_or_path', '') for m in model.modules() if hasattr(m, 'config')): return {}
-    return {w.name: 'loaded by from_pretrained' for w in ws if any(getattr(p, '_is_hf_initialized', False) for p in w.params)}
+    return {w.name: 'loaded by from_pretrained' for w in ws
+            if any(getattr(p, '_is_hf_initialized', False) for p in w.params)}
 
 # %% ../../nbs/model/provenance.ipynb #9e5b4aab
 def provenance(
@@ -239,4 +258,5 @@ def provenance(
     learn = None if isinstance(model, nn.Module) else model
     net = unwrap(model if learn is None else learn.model)
     book = Ledger() if learn is None else ledger(learn, keep=False)
-    return {**_by_numbers(ws, book.ours, draws(ws) if found is None else found), **_by_hub(net, ws), **({} if learn is None else _by_learner(learn, ws, book))}
+    return {**_by_numbers(ws, book.ours, draws(ws) if found is None else found), **_by_hub(net, ws),
+            **({} if learn is None else _by_learner(learn, ws, book))}

@@ -18,12 +18,13 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 class Role:
     "What a parameter, or one block of it, does in its layer"
     kind:str  # one of `matrix_kinds`, or embedding, norm, bias, prelu, scale, position, other
-    fan_in:int|float|None=None   # Inputs that one output sums; for a bias those of its layer; None where nothing is summed
+    # Inputs that one output sums; for a bias those of its layer; None where nothing is summed
+    fan_in:int|float|None=None
     fan_out:int|float|None=None  # Outputs that one input reaches
     block:str=''       # Name of the block in a packed tensor: i f g o, r z n, q k v, out, gate up
     index:tuple=()     # Where the block lies in the tensor
     groups:int=1       # Independent matrices stacked along the outputs
-    layout:str=''      # '' is (out, in, ...), 'io' (in, out), 'conv_t' a transposed convolution's (in, out/groups, ...), 'goi' and 'gio' (groups, ...)
+    layout:str=''      # '' (out, in, ...), 'io' (in, out), 'conv_t' (in, out/groups, ...), 'goi', 'gio' (groups, ...)
     pad:int|None=None  # Row of an embedding that stays zero
 
 # %% ../../nbs/model/roles.ipynb #4f69e004
@@ -69,7 +70,8 @@ def _rnn(m, attr, shape):
 def _split(kind, shape, names, dim=0, layout='', fan_in=None, fan_out=None):
     "Roles of equal blocks of a tensor along `dim`"
     n = shape[dim]//len(names)
-    return [Role(kind, fan_in, fan_out or n, b, (slice(None),)*dim + (slice(i*n,(i+1)*n),), layout=layout) for i,b in enumerate(names)]
+    return [Role(kind, fan_in, fan_out or n, b, (slice(None),)*dim + (slice(i*n,(i+1)*n),), layout=layout)
+            for i,b in enumerate(names)]
 
 def _mha(m, attr, shape):
     if attr == 'in_proj_weight': return _split('attention', shape, 'qkv', fan_in=shape[1])
@@ -78,22 +80,27 @@ def _mha(m, attr, shape):
     return [Role('attention', shape[1], shape[0], attr[0])]
 
 # %% ../../nbs/model/roles.ipynb #40496e9c
-attention_names = dict(q='q', q_proj='q', query='q', q_lin='q', to_q='q', k='k', k_proj='k', key='k', k_lin='k', to_k='k',
-                       v='v', v_proj='v', value='v', v_lin='v', to_v='v', o='out', o_proj='out', out_proj='out', out_lin='out',
+attention_names = dict(q='q', q_proj='q', query='q', q_lin='q', to_q='q', k='k', k_proj='k', key='k', k_lin='k',
+                       to_k='k',
+                       v='v', v_proj='v', value='v', v_lin='v', to_v='v', o='out', o_proj='out', out_proj='out',
+                       out_lin='out',
                        proj='out', c_proj='out', to_out='out')
-packed_names = {'qkv':'qkv', 'to_qkv':'qkv', 'qkv_proj':'qkv', 'Wqkv':'qkv', 'in_proj':'qkv', 'c_attn':'qkv', 'kv':'kv', 'to_kv':'kv'}
+packed_names = {'qkv':'qkv', 'to_qkv':'qkv', 'qkv_proj':'qkv', 'Wqkv':'qkv', 'in_proj':'qkv', 'c_attn':'qkv', 'kv':'kv',
+                'to_kv':'kv'}
 
 def _is_conv1d(m): return type(m).__name__ == 'Conv1D' and hasattr(m, 'nf')
 
 def _dense(m, attr, shape, child, parent):
     "A linear layer or GPT-2's `Conv1D`, perhaps a projection of attention"
     io = _is_conv1d(m)
-    n_in,n_out = (shape if io else shape[::-1]) if len(shape)==2 else (getattr(m, 'in_features', getattr(m, 'nx', None)), shape[0])
+    n_in,n_out = (shape if io else shape[::-1]) if len(shape)==2 else (getattr(m, 'in_features',
+        getattr(m, 'nx', None)), shape[0])
     layout,dim = ('io',1) if io else ('',0)
     attends = 'attention' in parent.lower() or 'attn' in parent.lower()
     names = packed_names.get(child, '')
     if names and attends and n_out == len(names)*n_in:
-        return _split('attention', shape, names, dim, layout, n_in) if attr=='weight' else _split('bias', shape, names, fan_in=n_in)
+        return (_split('attention', shape, names, dim, layout, n_in) if attr=='weight'
+                else _split('bias', shape, names, fan_in=n_in))
     block = attention_names.get(child, '') if attends else ''
     if attr != 'weight': return [Role('bias', n_in, n_out, block)]
     return [Role('attention' if block else 'linear', n_in, n_out, block, layout=layout)]
@@ -102,7 +109,8 @@ def _dense(m, attr, shape, child, parent):
 def _expert_names(m):
     "The parameters of `m` that hold one matrix for each expert"
     known = 'experts' in type(m).__name__.lower()
-    return [a for a,p in m._parameters.items() if p is not None and p.ndim==3 and 'bias' not in a and (known or getattr(m, 'num_experts', None)==len(p))]
+    return [a for a,p in m._parameters.items() if p is not None and p.ndim==3 and 'bias' not in a
+            and (known or getattr(m, 'num_experts', None)==len(p))]
 
 def ends_experts(
     m:nn.Module, # Layer of a mixture of experts
@@ -112,7 +120,8 @@ def ends_experts(
     return len(_expert_names(m))==1 or 'down' in attr or attr=='w2'
 
 def _flipped(m):
-    "Whether experts lie as (experts, in, out): the layer says so, or the shapes of gate and up beside those of down; None if they fit neither way"
+    """Whether experts lie as (experts, in, out): the layer says so, or the shapes of gate and up beside those of
+    down; None if they fit neither way"""
     if hasattr(m, 'is_transposed'): return m.is_transposed
     up,down = (next((m._parameters[a].shape for a in _expert_names(m) if s in a), None) for s in ('gate_up','down'))
     if up is None or down is None: return False
@@ -131,7 +140,8 @@ def _experts(m, attr, shape):
 
 # %% ../../nbs/model/roles.ipynb #fdb3d4fd
 _norms = (_NormBase, nn.LayerNorm, nn.GroupNorm) + ((nn.RMSNorm,) if hasattr(nn,'RMSNorm') else ())
-_position = re.compile(r'pos_?emb|att(entio)?n_bias|position|rel_pos|relative_|_token|tokens?$|query_embed|latents?$|prompt', re.I)
+_position = re.compile(r'pos_?emb|att(entio)?n_bias|position|rel_pos|relative_|_token|tokens?$|query_embed|latents?$'
+                       r'|prompt', re.I)
 _scale = re.compile(r'gamma|layer_?scale|lambda|alpha|gate|gain|scale|temperature|beta|resweight', re.I)
 _bias = re.compile(r'(^|_)bias($|_)|_bias\d*$|^b_?\d*$')
 
@@ -139,7 +149,8 @@ def is_norm(
     m:nn.Module,  # Layer
 )->bool:          # Whether it is a norm of any library
     "Known by type, or by a class name that speaks of a norm"
-    return isinstance(m, _norms) or ('norm' in type(m).__name__.lower() and not any(True for c in m.children() for _ in c.parameters()))
+    return isinstance(m, _norms) or ('norm' in type(m).__name__.lower()
+                                     and not any(True for c in m.children() for _ in c.parameters()))
 
 def _named(m, attr, shape, child, parent):
     "By the parameter's own name, where the layer type says nothing"
@@ -148,7 +159,8 @@ def _named(m, attr, shape, child, parent):
     name = f'{child}.{attr}' if attr in ('weight','data') else attr
     if _position.search(name): return [Role('position')]
     if _bias.search(attr): return [Role('bias', None, shape[-1] if shape else None)]
-    if attr == 'weight' and len(shape) == 2 and re.search('router|gate', f'{child}{type(m).__name__}', re.I): return [Role('linear', shape[1], shape[0])]
+    if attr == 'weight' and len(shape) == 2 and re.search('router|gate', f'{child}{type(m).__name__}', re.I):
+        return [Role('linear', shape[1], shape[0])]
     wide = sum(n > 1 for n in shape) > 1  # a matrix scales no channels
     if not wide and (_scale.search(name) or 'scale' in type(m).__name__.lower()): return [Role('scale')]
     return [Role('other')]
@@ -163,13 +175,15 @@ def roles(
 )->list: # One `Role`, or one per block of a packed parameter
     "What the parameter `attr` of the layer `m` does; never empty: an unknown parameter has the kind 'other'"
     shape = tuple(shape)
-    if isinstance(m, (nn.RNNBase, nn.RNNCellBase)) and re.match(r'(weight|bias)_(ih|hh|hr)', attr): return _rnn(m, attr, shape)
+    if isinstance(m, (nn.RNNBase, nn.RNNCellBase)) and re.match(r'(weight|bias)_(ih|hh|hr)', attr):
+        return _rnn(m, attr, shape)
     if isinstance(m, nn.MultiheadAttention): return _mha(m, attr, shape)
     if (isinstance(m, nn.Linear) or _is_conv1d(m)) and attr in ('weight','bias'):
         if type(m).__name__ == 'NonDynamicallyQuantizableLinear': child,parent = 'out_proj','attention'
         return _dense(m, attr, shape, child, parent)
     if attr in (names := _expert_names(m)): return _experts(m, attr, shape)
-    if (a := attr.removesuffix('_bias')) in names: return [Role('bias', _experts(m, a, m._parameters[a].shape)[0].fan_in, shape[-1])]
+    if (a := attr.removesuffix('_bias')) in names:
+        return [Role('bias', _experts(m, a, m._parameters[a].shape)[0].fan_in, shape[-1])]
     for types,f in ((_ConvNd,_conv), (nn.Bilinear,_bilinear), ((nn.Embedding,nn.EmbeddingBag),_embedding)):
         if isinstance(m, types) and attr in ('weight','bias'):
             if attr == 'weight': return f(m, attr, shape)

@@ -19,7 +19,12 @@ from ..table import Table
 # %% ../../nbs/model/weights.ipynb #909c50ea
 class Weight:
     "One parameter of a model, or one block of a packed parameter, with its role"
-    def __init__(self, effective, role, name, tied=()):
+    def __init__(self,
+        effective, # `Effective`: how it is read and written
+        role,      # Its `Role`
+        name:str,  # Full name of the parameter
+        tied=(),   # Other names under which layers share it
+    ):
         self.effective,self.role,self.tied = effective,role,list(tied)
         self.name = f'{name}[{role.block}]' if role.index else name
         self.full_name = name
@@ -36,19 +41,27 @@ class Weight:
     @property
     def frozen(self): "Whether nothing behind it is trained"; return not any(p.requires_grad for p in self.params)
     @property
-    def is_matrix(self): "Whether it multiplies its input: linear, convolution, attention, recurrent, bilinear"; return self.kind in matrix_kinds
+    def is_matrix(self):
+        "Whether it multiplies its input: linear, convolution, attention, recurrent, bilinear"
+        return self.kind in matrix_kinds
     @property
     def how(self): "The parametrization in words, '' for a plain parameter"; return self.effective.how
     @property
-    def value(self): "The weight as the layer uses it, (out, in, ...), with its gradient history"; return self.orient(self.effective.read()[self.role.index])
+    def value(self):
+        "The weight as the layer uses it, (out, in, ...), with its gradient history"
+        return self.orient(self.effective.read()[self.role.index])
     @property
     def data(self):
         "The weight as the layer uses it, (out, in, ...), detached; to change it use `set`"
         with torch.no_grad(): return self.value.detach()
     @property
-    def shape(self): "Shape of `data`"; return self.value.shape if self.how else self.orient(self.param.detach()[self.role.index]).shape
+    def shape(self):
+        "Shape of `data`"
+        return self.value.shape if self.how else self.orient(self.param.detach()[self.role.index]).shape
 
-    def orient(self, t):
+    def orient(self,
+        t:torch.Tensor, # In the layer's layout
+    ):
         "From the layer's layout to (out, in, ...)"
         how = self.role.layout
         if how == 'io' or how == 'conv_t' and self.groups == 1: return t.transpose(0,1)
@@ -56,7 +69,9 @@ class Weight:
         if how in ('conv_t','gio'): t = t.transpose(1,2)
         return t.flatten(0,1) if how else t
 
-    def unorient(self, t):
+    def unorient(self,
+        t:torch.Tensor, # (out, in, ...)
+    ):
         "From (out, in, ...) to the layer's layout: the way back of `orient`"
         how = self.role.layout
         if how == 'io': return t.transpose(0,1)
@@ -68,9 +83,13 @@ class Weight:
     def set(self,
         t:torch.Tensor, # New values, of the shape of `data`, any dtype and device
     ):
-        "Write `t` in place, through a parametrization where there is one; the padding row of an embedding becomes zero. Raises `ValueError`"
-        if self.param.is_meta: raise ValueError(f"{self.name} is on the meta device and has no values; first `model.to_empty(device='cpu')`")
-        if tuple(t.shape) != tuple(self.shape): raise ValueError(f"{self.name} has shape {tuple(self.shape)}, not {tuple(t.shape)}")
+        """Write `t` in place, through a parametrization where there is one; the padding row of an embedding becomes
+        zero. Raises `ValueError`"""
+        if self.param.is_meta:
+            raise ValueError(f"{self.name} is on the meta device and has no values; first "
+                             "`model.to_empty(device='cpu')`")
+        if tuple(t.shape) != tuple(self.shape):
+            raise ValueError(f"{self.name} has shape {tuple(self.shape)}, not {tuple(t.shape)}")
         t = self.unorient(t.detach())
         if self.role.pad is not None:
             t = t.clone()
@@ -90,7 +109,10 @@ class Weight:
 class Weights(Table):
     "An `L` of `Weight` that shows itself as a table"
     of,cols = Weight,('name','kind','shape','fan_in','fan_out','note')
-    def cells(self, w):
+    def cells(self,
+        w, # `Weight`
+    ):
+        "What its row shows"
         notes = ['frozen']*w.frozen + [w.how]*bool(w.how) + [f"tied with {', '.join(w.tied)}"]*bool(w.tied)
         return w.name, w.kind, '×'.join(map(str, w.shape)), w.fan_in, w.fan_out, ', '.join(notes)
 
@@ -112,8 +134,10 @@ def _found(model):
         parent,_,child = path.rpartition('.')
         for e in effectives(m, path):
             if any(is_lazy(p) for p in e.params): raise ValueError(
-                f"{e.name} is lazy: its shape is not known yet. Run one batch through the model first, for example `model(xb)`")
-            ws = [Weight(e, r, e.name) for r in roles(e.module, e.attr, e.shape, child, type(names[parent]).__name__ if path else '')]
+                f"{e.name} is lazy: its shape is not known yet. Run one batch through the model first, for example "
+                "`model(xb)`")
+            ws = [Weight(e, r, e.name) for r in roles(e.module, e.attr, e.shape, child,
+                type(names[parent]).__name__ if path else '')]
             key = id(e.param)
             if key not in owner:
                 owner[key] = len(res)
@@ -138,7 +162,8 @@ def _matches(sel, w, groups):
 
 def as_list(
     sel, # None, one selector, or several
-)->list: "Selectors as a list"; return [] if sel is None else list(sel) if isinstance(sel, (list,tuple,set,L)) else [sel]
+)->list: "Selectors as a list"; return [] if sel is None else list(sel) if isinstance(sel,
+    (list,tuple,set,L)) else [sel]
 
 def _groups(learn):
     "Number of the parameter group by parameter"
@@ -152,16 +177,21 @@ def select(
     skip=None,   # Drop these, likewise
     groups:dict|None=None, # Number of the parameter group by `id` of the parameter
 )->Weights: # Those that are left
-    "Choose among weights. Warns of each selector that matches nothing, raises `TypeError` or `ValueError` for one that cannot"
+    """Choose among weights. Warns of each selector that matches nothing, raises `TypeError` or `ValueError` for one
+    that cannot"""
     ws,groups = Weights(ws),groups or {}
     hits = {}
     for what,sels in (('only',as_list(only)), ('skip',as_list(skip))):
         for s in sels:
             if isinstance(s, bool) or not (isinstance(s, (str,type,int)) or callable(s)): raise TypeError(
-                f"weights: {what}={s!r} selects nothing; give a name with wildcards, a layer type, a parameter-group number or a function of a Weight")
-            if isinstance(s, int) and not groups: raise ValueError(f"weights: {what}={s} is a parameter-group number; pass the Learner instead of the model")
+                f"weights: {what}={s!r} selects nothing; give a name with wildcards, a layer type, a parameter-group "
+                "number or a function of a Weight")
+            if isinstance(s, int) and not groups:
+                raise ValueError(f"weights: {what}={s} is a parameter-group number; pass the Learner instead of the "
+                                 "model")
             found = {id(w) for w in ws if _matches(s, w, groups)}
-            if not found: warnings.warn(f"weights: {what}={getattr(s,'__name__',s)!r} matches nothing among {len(ws)} weights"
+            if not found:
+                warnings.warn(f"weights: {what}={getattr(s,'__name__',s)!r} matches nothing among {len(ws)} weights"
                                         + (f", such as {ws[0].name!r}" if ws else ''), stacklevel=3)
             hits.setdefault(what, set()).update(found)
     return Weights(w for w in ws if (only is None or id(w) in hits.get('only',())) and id(w) not in hits.get('skip',()))
@@ -172,7 +202,9 @@ def weights(
     only=None,  # Keep these: wildcard names, layer types, parameter-group numbers, predicates, or a list of them
     skip=None,  # Drop these, likewise
 )->Weights: # An `L` of `Weight`
-    "Every parameter of a model with its role. Warns of a selector that matches nothing, raises `ValueError` for a lazy layer without a shape"
+    """Every parameter of a model with its role. Warns of a selector that matches nothing, raises `ValueError` for a
+    lazy layer without a shape"""
     learn,model = (model,model.model) if not isinstance(model, nn.Module) and hasattr(model, 'model') else (None,model)
-    if not isinstance(model, nn.Module): raise TypeError(f"weights: {type(model).__name__} is neither an nn.Module nor a Learner")
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"weights: {type(model).__name__} is neither an nn.Module nor a Learner")
     return select(_found(unwrap(model)), only, skip, _groups(learn) if learn is not None else None)
