@@ -103,7 +103,7 @@ def test_nothing_changes(cbs):
             if report: learn.init_report(); learn.init_report(seed=3)
             learn.fit(1)
         now = [p.tolist() for p in learn.model.state_dict().values()]
-    return now,learn.recorder.values,learn.recorder.losses,torch.get_rng_state().tolist()
+        return now,learn.recorder.values,learn.recorder.losses,torch.get_rng_state().tolist()
     a,b = trained(True),trained(False)
     assert a[0]==b[0] and list(map(list, a[1]))==list(map(list, b[1])) and a[2]==b[2] and a[3]==b[3]
 
