@@ -28,7 +28,9 @@ def family(name):
     "`fastai_ext.init.lsuv` is in `init`; a module at the top is its own family"
     return name.removeprefix('fastai_ext').strip('.').split('.')[0]
 
-def families(name): return {family(m) for m in imported(name)} - {'', family(name)}
+ground = {'fastai_ext.keep.state'}  # knows nothing of the package, so that everybody may know it
+
+def families(name): return {family(m) for m in imported(name) - ground} - {'', family(name)}
 
 allowed = {  # the house: a family may know those below it
     'table': set(), 'model': {'table'}, 'keep': {'model', 'table'},
@@ -54,6 +56,9 @@ def test_weights_know_torch_only():
         tops = [n for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom)) and not getattr(n, 'level', 0)]
         names = {(a.name if isinstance(n, ast.Import) else n.module).split('.')[0] for n in tops for a in n.names}
         assert not {o for o in names if o in ('fastai', 'sklearn', 'pandas', 'torchvision')}, name
+
+@pytest.mark.parametrize('name', sorted(ground))
+def test_the_ground_knows_nobody(name): assert imported(name) == set()
 
 @pytest.mark.parametrize('name', modules)
 def test_nobody_imports_all(name): assert 'fastai_ext.all' not in imported(name)

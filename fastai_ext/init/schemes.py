@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['schemes', 'free', 'aliases', 'fill', 'zeros', 'ones', 'constant', 'uniform', 'normal', 'trunc_normal', 'fans',
            'variance_scaling', 'xavier_uniform', 'xavier_normal', 'kaiming_uniform', 'kaiming_normal', 'lecun_uniform',
-           'lecun_normal', 'orthogonal', 'delta_orthogonal', 'identity', 'dirac', 'sparse', 'canonical', 'scheme']
+           'lecun_normal', 'orthonormal', 'orthogonal', 'delta_orthogonal', 'identity', 'dirac', 'sparse', 'canonical',
+           'scheme']
 
 # %% ../../nbs/init/schemes.ipynb #bd4dddc2
 import difflib, math
@@ -172,13 +173,29 @@ def lecun_normal(t:_Tensor, fan_in:_FanIn=None, fan_out:_FanOut=None, gain:_Gain
     return variance_scaling(t, 1., mode, 'truncated_normal', gain, fan_in, fan_out, groups, generator)
 
 # %% ../../nbs/init/schemes.ipynb #0feaabcd
-def _q(n, rows, cols, x, generator):
-    "`n` semi-orthogonal matrices, uniformly distributed"
-    m = torch.empty(n, rows, cols, dtype=x.dtype, device=x.device).normal_(generator=generator)
-    if rows < cols: m = m.transpose(1,2)
-    q,r = torch.linalg.qr(m)
-    q = q * torch.diagonal(r, dim1=1, dim2=2).sign()[:,None]
-    return q.transpose(1,2) if rows < cols else q
+def orthonormal(
+    shape,           # Outputs first, then the inputs of one output
+    groups:int=1,    # Independent matrices stacked along the outputs
+    generator:torch.Generator=None, # Source of the random numbers; `None`: torch's global one
+    device=None,     # Where
+    dtype:torch.dtype=torch.float32, # float32 or float64
+)->torch.Tensor:     # Rows orthonormal if they are fewer than the columns, else the columns
+    "A random matrix with orthonormal rows or columns. Saxe, McClelland & Ganguli 2013 (arXiv 1312.6120)"
+    rows,cols = shape[0]//groups,math.prod(shape[1:])
+    long,short = max(rows, cols),min(rows, cols)
+    a = torch.empty(groups, rows, cols, device=device, dtype=dtype).normal_(generator=generator)
+    if rows < cols: a = a.mT
+    q = _cholesky_qr(a) if long >= 4*short else None
+    if q is None:
+        q,r = torch.linalg.qr(a)
+        q.mul_(torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1., 1.).unsqueeze(-2))  # `sign` would be 0 at 0
+    return (q.mT if rows < cols else q).reshape(shape)
+
+def _cholesky_qr(a):
+    """Q of A=QR with R from Cholesky of AᵀA, for matrices so tall that the columns are nearly orthogonal already;
+    `None` if that fails"""
+    r,info = torch.linalg.cholesky_ex(a.mT @ a, upper=True)
+    return None if info.any() else torch.linalg.solve_triangular(r, a, upper=True, left=False)
 
 @_scheme
 def orthogonal(t:_Tensor,
@@ -188,7 +205,7 @@ def orthogonal(t:_Tensor,
     "Rows, or columns if there are more rows, are orthonormal times `gain`. Saxe, McClelland, Ganguli 2014"
     gain = _gain(gain) if isinstance(gain, str) else gain
     if t.ndim < 2: raise ValueError(f"orthogonal: shape {tuple(t.shape)} is no matrix")
-    return fill(t, lambda x: x.copy_(_q(groups, x.shape[0]//groups, x[0].numel(), x, generator).reshape(x.shape)*gain))
+    return fill(t, lambda x: x.copy_(orthonormal(x.shape, groups, generator, x.device, x.dtype)*gain))
 
 @_scheme
 def delta_orthogonal(t:_Tensor, gain:_Gain=1., groups:_Groups=1, generator:_Generator=None):
@@ -198,8 +215,7 @@ def delta_orthogonal(t:_Tensor, gain:_Gain=1., groups:_Groups=1, generator:_Gene
     if t.ndim < 3: return orthogonal(t, gain, groups, generator)
     def f(x):
         x.zero_()
-        x[(...,*(k//2 for k in x.shape[2:]))] = _q(groups, x.shape[0]//groups, x.shape[1], x,
-            generator).reshape(x.shape[:2])*gain
+        x[(...,*(k//2 for k in x.shape[2:]))] = orthonormal(x.shape[:2], groups, generator, x.device, x.dtype)*gain
         return x
     return fill(t, f)
 

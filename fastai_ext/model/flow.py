@@ -6,14 +6,13 @@
 __all__ = ['Follow', 'flow']
 
 # %% ../../nbs/model/flow.ipynb #66e7ae59
-import copy, inspect, random, warnings
-from contextlib import contextmanager
+import copy, inspect, warnings
 from dataclasses import dataclass
 from typing import NamedTuple
-import numpy as np
 import torch
 from torch import fx, nn
 from .activation import activations, gain
+from ..keep.state import rng_kept
 from .roles import ends_experts, is_norm, matrix_kinds, roles
 
 # %% ../../nbs/model/flow.ipynb #29f7d041
@@ -59,15 +58,6 @@ def _is_matrix(m):
             (nn.RNNBase, nn.RNNCellBase, nn.Linear, nn.modules.conv._ConvNd))
 
 # %% ../../nbs/model/flow.ipynb #e48cd5f6
-@contextmanager
-def _quiet_rng():
-    "Leave torch's, numpy's and Python's generators as they are"
-    state = random.getstate(),np.random.get_state()
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter('ignore')
-        try: yield
-        finally: random.setstate(state[0]); np.random.set_state(state[1])
-
 def _skeleton(model):
     "A copy of `model` without numbers, on the meta device"
     memo = {id(p): nn.Parameter(torch.empty_like(p, device='meta'), requires_grad=p.requires_grad)
@@ -232,7 +222,8 @@ def flow(
     "What follows each layer of `model` that multiplies its input"
     mods = dict(model.named_modules())
     res = {}
-    with _quiet_rng():
+    with rng_kept(), warnings.catch_warnings(), torch.no_grad():  # tracing runs the model's own code
+        warnings.simplefilter('ignore')
         try: graphs = _graphs(_skeleton(model))
         except Exception: graphs = []  # a model that cannot be copied: names and order remain
         for path,g in graphs:
