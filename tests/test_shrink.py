@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from fastai_ext.regularize.prune import shrink_model
-from fastai_ext.regularize.units import chains, oriented
+from fastai_ext.regularize.chains import chains
+from fastai_ext.regularize.units import oriented
 
 layers = (nn.Linear, nn.modules.conv._ConvNd)
 

@@ -17,13 +17,18 @@ from fastai.optimizer import OptimWrapper
 from fastcore.basics import patch
 from fastcore.foundation import L
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd,_ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils.parametrize import is_parametrized
 
 from ..keep.batch import check_batch, check_ready, forward, train_batch
+from ..keep.checkpoint import in_fit
 from ..keep.state import rng_kept
 from ..model.weights import unwrap, weights
-from .units import chains, coupled, oriented, zero_rows
+from .chains import chains
+from .coupled import coupled
+from .remove import remove_dead
+from .units import oriented, zero_rows
 from ..table import Table
 
 # %% ../../nbs/regularize/prune.ipynb #0fcb28e1
@@ -40,145 +45,30 @@ class ShrunkLayer:
 class Shrunk(Table):
     "What `shrink` did or, as a dry run, would do"
     of,cols = ShrunkLayer,('layer','units','left','params','params_left','note')
-    before,after,error,done = 0,0,0.,False  # Parameters of the whole model; largest difference of an output; whether the model was changed
+    before,after = 0,0  # Parameters of the whole model
+    error = 0.          # Largest difference of an output
+    done = False        # Whether the model was changed
 
     @property
     def title(self):
+        "In one line: what went, and how far the outputs differ"
         if self.before==self.after: return f'nothing to remove: {self.before:,} parameters'
-        what = 'shrunk' if self.done else 'would shrink'
-        return f'{what}: {self.before:,} → {self.after:,} parameters, {self.before/self.after:.3g} times fewer; outputs differ by at most {self.error:.1g}'
+        what,times = 'shrunk' if self.done else 'would shrink',self.before/self.after
+        return f'{what}: {self.before:,} → {self.after:,} parameters, {times:.3g} times fewer; ' \
+               f'outputs differ by at most {self.error:.1g}'
 
 # %% ../../nbs/regularize/prune.ipynb #bb056b22
-def _inputs(net, xb, readers):
-    "What each layer in `readers` is given: smallest and largest value of each column, as a batch goes through"
-    mods,seen = dict(net.named_modules()),{}
-    def look(name):
-        def hook(m, args, kwargs):
-            x = args[0].detach()
-            seen[name] = x.movedim(1 if isinstance(m, _ConvNd) else -1, 0).flatten(1).aminmax(dim=1)
-        return hook
-    forward(net, xb, {}, {mods[r]: look(r) for r in readers}, train=False)
-    return seen
-
-def _takes_bias(m):
-    "Whether a constant input can be put into the bias: every position sees it"
-    if m.bias is None or isinstance(m, _ConvTransposeNd): return False
-    if not isinstance(m, _ConvNd): return True
-    return m.padding_mode != 'zeros' or m.padding=='valid' or not isinstance(m.padding, str) and not any(m.padding)
-
-def _replace(m, name, value):
-    "A new parameter in place of the old one, which stays as it is"
-    m._parameters[name] = nn.Parameter(value.detach().clone(), requires_grad=m._parameters[name].requires_grad)
-
-def _constants(u, mods, seen):
-    "What each layer reads of each constant unit, reader → (n, columns); units whose value differs by position are struck from `u.constant`"
-    res = {}
-    for r,cols in u.readers.items():
-        lo,hi = (t[cols] for t in seen[r])
-        read = (oriented(mods[r]).transpose(0, 1)!=0).flatten(1).any(1)
-        matters = read[cols % len(read)] if mods[r].weight.ndim > 1 and getattr(mods[r], 'groups', 1) > 1 else read[cols]
-        even = (hi-lo <= 1e-6*torch.maximum(hi.abs(), lo.abs()).clamp(min=1e-6)) | ~matters
-        finite = hi.isfinite() & lo.isfinite()
-        u.constant &= (even & finite).all(1)
-        res[r] = torch.where(matters, (lo+hi)/2, 0.)
-    for r,c in res.items():
-        if getattr(mods[r], 'groups', 1) > 1: u.constant &= (c==0).all(1)
-    return res
-
-def _carrier(u, mods, values, padded):
-    "The unit that can carry what the others did for every layer in `padded`, or None: its own value must not be 0 where one of theirs is not"
-    least = None
-    for r in padded:
-        size,needed = values[r].abs(),(values[r][u.constant]!=0).any(0)
-        if not needed.any(): continue
-        size = size.amax(1) if isinstance(mods[r], nn.Linear) else size[:,needed].amin(1)
-        least = size if least is None else torch.minimum(least, size)
-    best = int(torch.where(u.constant, least, -1.).argmax())
-    return best if least[best] > 0 else None
-
-def _hand_on(u, mods, seen):
-    "Write into the layers that read `u` what its constant units did there. Returns the numbers of the units to remove"
-    values = _constants(u, mods, seen)
-    padded = [r for r in u.readers if not _takes_bias(mods[r])]
-    carried,keep,k = torch.zeros_like(u.constant),torch.zeros_like(u.constant),None
-    for r in padded: carried |= u.constant & (values[r]!=0).any(1)
-    if carried.any(): k = _carrier(u, mods, values, padded)
-    keep |= carried if k is None else torch.arange(u.n, device=keep.device)==k
-    gone = u.dead & ~keep if carried.any() else u.dead.clone()
-    if gone.all(): gone[0] = False  # a layer of width 0 cannot run
-    moved = gone & u.constant
-    for r in u.readers if moved.any() else ():
-        if (values[r][moved]!=0).any(): _add(mods[r], u.readers[r], values[r], moved, k if r in padded else None)
-    return gone.nonzero().flatten().tolist()
-
-def _add(m, cols, values, moved, k):
-    "Add what the units `moved` did in the layer `m` to its bias or, with `k`, to the columns of unit `k`"
-    w = oriented(m)
-    parts = w[:,cols[moved]].double()*values[moved].double().view(1, *values[moved].shape, *[1]*(w.ndim-2))  # (out, moved, columns, …)
-    if k is None: return _replace(m, 'bias', m.bias + parts.flatten(1).sum(1).to(m.bias))
-    new = w.clone()
-    if isinstance(m, nn.Linear):
-        one = int(values[k].abs().argmax())
-        new[:,cols[k,one]] += (parts.flatten(1).sum(1)/values[k,one].double()).to(w)
-    else:
-        for i in range(cols.shape[1]):
-            if values[k,i] != 0: new[:,cols[k,i]] += (parts[:,:,i].sum(1)/values[k,i].double()).to(w)
-    _replace(m, 'weight', new.transpose(0, 1) if isinstance(m, _ConvTransposeNd) else new)
-
-# %% ../../nbs/regularize/prune.ipynb #6148691e
-def _take(m, names, dim, keep):
-    for k in names:
-        if m._parameters.get(k) is not None: _replace(m, k, m._parameters[k].index_select(dim, keep))
-        elif m._buffers.get(k) is not None: m._buffers[k] = m._buffers[k].index_select(0, keep)
-
-def _others(cols, gone, width):
-    "The columns that stay"
-    keep = torch.ones(width, dtype=torch.bool, device=cols.device)
-    keep[cols[gone].flatten()] = False
-    return keep.nonzero().flatten()
-
-def _slice_units(u, mods, gone):
-    "Take units out of a chain of layers"
-    m = mods[u.name]
-    keep = _others(torch.arange(u.n, device=m.weight.device)[:,None], gone, u.n)
-    _take(m, ['weight'], 1 if isinstance(m, _ConvTransposeNd) else 0, keep)
-    _take(m, ['bias'], 0, keep)
-    setattr(m, 'out_channels' if isinstance(m, _ConvNd) else 'out_features', len(keep))
-    for name,cols in u.along:
-        m = mods[name]
-        width = m.weight.shape[0] if isinstance(m, (_ConvNd, nn.PReLU)) else m.num_features
-        keep = _others(cols, gone, width)
-        _take(m, ['weight','bias','running_mean','running_var'], 0, keep)
-        if isinstance(m, _NormBase): m.num_features = len(keep)
-        elif isinstance(m, nn.PReLU): m.num_parameters = len(keep)
-        else: m.in_channels = m.out_channels = m.groups = len(keep)
-    for name,cols in u.readers.items():
-        m = mods[name]
-        conv = isinstance(m, _ConvNd)
-        keep = _others(cols, gone, m.in_channels if conv else m.in_features)
-        _take(m, ['weight'], 0 if isinstance(m, _ConvTransposeNd) else 1, keep)
-        setattr(m, 'in_channels' if conv else 'in_features', len(keep))
-
 def _sweep(net, xb, find, skip):
     "Remove every unit that `find` shows to be dead. Returns how many went, and the reasons why layers stay"
-    mods = dict(net.named_modules())
     trains = {n: p.requires_grad for n,p in net.named_parameters()}
     found,left = find(net, xb, skip)
     for n,p in net.named_parameters(): p.requires_grad_(trains[n])
     found = [u for u in found if u.dead.any()]
     if not found: return 0,left
-    seen,went = _inputs(net, xb, {r for u in found for r in u.readers}),0
-    for u in found:
-        dead = int(u.dead.sum())
-        gone = _hand_on(u, mods, seen)
-        if gone: u.remove(gone) if u.remove else _slice_units(u, mods, gone)
-        went += len(gone)
-        why = 'carries what the removed ones put out, past padding or a missing bias' if dead-len(gone)==1 else 'what they put out cannot be handed on exactly'
-        if dead > len(gone): left.update(dict.fromkeys(u.makers, why))
+    went,stay = remove_dead(net, found, xb)
     for n,p in net.named_parameters(): p.requires_grad_(trains[n])
-    return went,left
+    return went,{**left, **stay}
 
-# %% ../../nbs/regularize/prune.ipynb #56ff4267
 def _tensors(o):
     "All tensors in an output"
     if isinstance(o, torch.Tensor): return [o.detach()]
@@ -187,47 +77,87 @@ def _tensors(o):
 
 def _noisy(xb):
     "Another batch of the same kind: numbers with as much noise as they spread"
-    if isinstance(xb, torch.Tensor): return xb + torch.randn_like(xb)*xb.std() if xb.is_floating_point() and xb.numel()>1 else xb
+    if isinstance(xb, torch.Tensor):
+        return xb + torch.randn_like(xb)*xb.std() if xb.is_floating_point() and xb.numel()>1 else xb
     if isinstance(xb, dict): return {k: _noisy(v) for k,v in xb.items()}
     return tuple(_noisy(v) for v in xb) if isinstance(xb, (tuple,list)) else xb
 
+def _apart(s, t):
+    "The largest difference of two tensors, in units of the largest number in `s` above 1; infinite where one is NaN"
+    if not s.numel(): return 0.
+    d = float((s.double()-t.double()).abs().max()/max(1., float(s.abs().max())))
+    return float('inf') if d != d else d
+
 def _difference(a, b, xb):
-    "The largest difference of an output, in units of the largest output above 1; infinite where the outputs have another shape or are NaN"
+    "The largest difference of an output of two models; infinite where their shapes differ"
     worst = 0.
     for x in (xb, _noisy(xb)):
-        pairs = [_tensors(forward(m, x, {}, train=False)) for m in (a, b)]
-        if len(pairs[0]) != len(pairs[1]) or not pairs[0] or any(s.shape != t.shape for s,t in zip(*pairs, strict=True)): return float('inf')
-        for s,t in zip(*pairs, strict=True):
-            if s.numel():
-                d = float((s.double()-t.double()).abs().max()/max(1., float(s.abs().max())))
-                worst = max(worst, d if d==d else float('inf'))
+        old,new = (_tensors(forward(m, x, {}, train=False)) for m in (a, b))
+        if not old or [t.shape for t in old] != [t.shape for t in new]: return float('inf')
+        worst = max([worst, *map(_apart, old, new)])
     return worst
 
+# %% ../../nbs/regularize/prune.ipynb #6148691e
+@dataclass
+class _Trial:
+    "A copy of a model that has lost units"
+    net:nn.Module
+    left:dict         # Layer → why it stays
+    error:float = 0.  # Largest difference of an output
+    wrong:float = 0.  # The same, of a copy that was thrown away
+
+def _copy(net):
+    "A copy to try things on"
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return deepcopy(net)
+
 def _try(net, work, xb, find, skip, tol):
-    "Sweep a copy of `work` until nothing more goes. Returns it if its outputs are those of `net`, otherwise `work`; the error; the reasons"
-    trial,left,went = deepcopy(work),{},0
+    "Sweep a copy of `work` until nothing more goes; `work` itself where its outputs would not be those of `net`"
+    trial,left,went = _copy(work),{},0
     for _ in range(100):
         n,left = _sweep(trial, xb, find, skip)
         went += n
         if not n: break
-    if not went: return work,0.,left
+    if not went: return _Trial(work, left)
     error = _difference(net, trial, xb)
-    return (trial,error,left) if error <= tol else (work,error,left)
+    return _Trial(trial, left, error) if error <= tol else _Trial(work, left, wrong=error)
 
-# %% ../../nbs/regularize/prune.ipynb #387e2a05
+def _zeros_left(trial):
+    mods = dict(trial.net.named_modules())
+    stay = [mods[n] for n in trial.left if n in mods]
+    return any(zero_rows(m).any() for m in stay if not is_parametrized(m))
+
+def _smaller(net, work, xb, skip, tol):
+    "The smallest copy of `net` that answers as it does: first its chains, then, with the extra, sums and heads"
+    first = _try(net, work, xb, chains, skip, tol)
+    if not _zeros_left(first): return first
+    if not find_spec('torch_pruning'):
+        hint = 'sums and heads need `pip install "fastai_ext[prune]"`'
+        first.left = {n: f'{why}; {hint}' for n,why in first.left.items()}
+        return first
+    try: then = _try(net, first.net, xb, coupled, skip, tol)
+    except Exception as e:  # of torch-pruning, which runs the model under its own hooks
+        then = _Trial(first.net, {n: f'torch-pruning cannot follow it ({type(e).__name__})' for n in first.left})
+    left = {n: then.left.get(n, why) for n,why in first.left.items()}
+    return _Trial(then.net, left, max(first.error, then.error), max(first.wrong, then.wrong))
+
+# %% ../../nbs/regularize/prune.ipynb #56ff4267
 def _numbers(m): return sum(p.numel() for p in m._parameters.values() if p is not None)
 
-def _report(net, work, left, error):
+def _report(net, trial):
     "The table: every layer with units"
     rows = []
-    for (name,a),b in zip(net.named_modules(), work.modules(), strict=True):
-        if not isinstance(a, (nn.Linear, _ConvNd)) or isinstance(a.weight, nn.parameter.UninitializedParameter): continue
-        out = [oriented(m).shape[0] for m in (a, b)]
-        zeros = int(zero_rows(b).sum()) if not getattr(b, 'parametrizations', None) else 0
-        note = f'{zeros} zero row{"s stay" if zeros>1 else " stays"}: {left[name]}' if zeros and name in left else ''
-        rows.append(ShrunkLayer(name, *out, _numbers(a), _numbers(b), note))
+    for (name,old),new in zip(net.named_modules(), trial.net.modules(), strict=True):
+        if not isinstance(old, (nn.Linear, _ConvNd)) or isinstance(old.weight, UninitializedParameter): continue
+        units,left = len(oriented(old)),len(oriented(new))
+        zeros = 0 if is_parametrized(new) else int(zero_rows(new).sum())
+        why = trial.left.get(name)
+        note = f'{zeros} zero row{"s stay" if zeros>1 else " stays"}: {why}' if zeros and why else ''
+        rows.append(ShrunkLayer(name, units, left, _numbers(old), _numbers(new), note))
     res = Shrunk(rows)
-    res.before,res.after,res.error = (*(sum(p.numel() for p in m.parameters()) for m in (net, work)), error)
+    res.before,res.after = (sum(p.numel() for p in m.parameters()) for m in (net, trial.net))
+    res.error = trial.error
     return res
 
 def _commit(net, work):
@@ -236,61 +166,47 @@ def _commit(net, work):
     for m,w in zip(list(net.modules()), list(work.modules()), strict=True):
         for k,p in w._parameters.items():
             old = m._parameters[k]
-            if p is not None and (p.shape != old.shape or not torch.equal(p, old)): new[old],m._parameters[k] = p,p
+            if p is None or p.shape==old.shape and torch.equal(p, old): continue
+            new[old] = m._parameters[k] = p
         for k,b in w._buffers.items():
             if b is not None and b.shape != m._buffers[k].shape: m._buffers[k] = b
         for k,v in vars(w).items():
             if not k.startswith('_') and isinstance(v, int) and vars(m).get(k) != v: setattr(m, k, v)
     return new
 
-def _work(net):
-    "A copy to try things on, without the hooks of its user"
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        return deepcopy(net)
-
-def shrink_model(
-    model:nn.Module,  # Changed in place, unless `dry_run`
-    xb,               # A batch of inputs: a tensor, a tuple of arguments or a dict of named ones
-    dry_run:bool=False, # Only say what would be done
-    skip=None,        # Layers to leave alone: names with wildcards, layer types, or functions of a `Weight`
-    tol:float=1e-5,   # Largest difference of an output, relative to the largest output where that is above 1
-) -> Shrunk:          # The layers before and after
-    """Remove units whose weights are all 0, or that nothing reads. In evaluation mode the outputs stay the same: this is checked on `xb` and on
-    noise, and a model that would answer differently is left as it was, with a warning. Raises `ValueError` for a batch with NaN, and for a model
-    without weights."""
-    return _shrink(model, xb, dry_run, skip, tol)[0]
-
 def _shrink(model, xb, dry_run, skip, tol):
+    "The table, and old parameter → new one"
     net = unwrap(model)
     check_ready(net, 'shrink')
     check_batch(xb, 'shrink')
     forward(net, xb, {}, train=False)  # a batch that the model does not take raises here, as torch says it
     skipped = {w.full_name.rpartition('.')[0] for w in weights(net, only=skip)} if skip is not None else set()
-    try: work = _work(net)
-    except Exception as e: raise ValueError("shrink: the model cannot be copied, so nothing can be tried on it; nothing was changed "
-                                            f"({type(e).__name__}: {e})") from e
-    with rng_kept(0):
-        work,error,left = _try(net, work, xb, chains, skipped, tol)
-        bad = error if error > tol else 0.
-        if _zeros_left(work, left):
-            if find_spec('torch_pruning'):
-                try: work,error2,left2 = _try(net, work, xb, coupled, skipped, tol)
-                except Exception as e: error2,left2 = 0.,{n: f'torch-pruning cannot follow it ({type(e).__name__})' for n in left}
-                left = {n: left2.get(n, r) for n,r in left.items()}
-                bad,error = max(bad, error2 if error2 > tol else 0.),max(error if error <= tol else 0., error2 if error2 <= tol else 0.)
-            else: left = {n: f'{r}; sums and heads need `pip install "fastai_ext[prune]"`' for n,r in left.items()}
-    if bad: warnings.warn(f"shrink: some layers were left as they are, because without their zero units the outputs would differ by {bad:.2g}", stacklevel=3)
-    res = _report(net, work, left, error)
+    try: work = _copy(net)
+    except Exception as e: raise ValueError(f"shrink: the model cannot be copied, so nothing can be tried on it; "
+                                            f"nothing was changed ({type(e).__name__}: {e})") from e
+    with rng_kept(0): trial = _smaller(net, work, xb, skipped, tol)
+    if trial.wrong: warnings.warn(f"shrink: some layers were left as they are, because without their zero units the "
+                                  f"outputs would differ by {trial.wrong:.2g}", stacklevel=3)
+    res = _report(net, trial)
     if dry_run or res.before==res.after: return res,{}
-    new,res.done = _commit(net, work),True
-    return res,new
+    res.done = True
+    return res,_commit(net, trial.net)
 
-def _zeros_left(net, left):
-    mods = dict(net.named_modules())
-    return any(zero_rows(mods[n]).any() for n,r in left.items() if n in mods and not getattr(mods[n], 'parametrizations', None))
+# %% ../../nbs/regularize/prune.ipynb #387e2a05
+def shrink_model(
+    model:nn.Module,  # Changed in place, unless `dry_run`
+    xb,               # A batch of inputs: a tensor, a tuple of arguments or a dict of named ones
+    dry_run:bool=False, # Only say what would be done
+    skip=None,        # Layers to leave alone: names with wildcards, layer types, or functions of a `Weight`
+    tol:float=1e-5,   # Largest difference of an output, >= 0, relative to the largest output where that is above 1
+) -> Shrunk:          # The layers before and after
+    """Remove units whose weights are all 0, or that nothing reads.
 
-# %% ../../nbs/regularize/prune.ipynb #d4411c9e
+    In evaluation mode the outputs stay the same: this is checked on `xb` and on noise, and a model that would answer
+    differently is left as it was, with a warning. Raises `ValueError` for a batch with NaN, and for a model without
+    weights or one that cannot be copied."""
+    return _shrink(model, xb, dry_run, skip, tol)[0]
+
 def _swap(opt, new):
     "Let the optimizer train the new parameters; what it remembered of the old ones goes"
     if isinstance(opt, OptimWrapper):
@@ -298,20 +214,26 @@ def _swap(opt, new):
     for old,p in new.items():
         kept = {k: v for k,v in opt.state.pop(old, {}).items() if k in ('do_wd','force_train')}
         if kept: opt.state[p] = kept
-    opt.param_lists = L(L(new.get(p, p) for p in ps) if isinstance(ps, L) else [new.get(p, p) for p in ps] for ps in opt.param_lists)
+    replaced = [[new.get(p, p) for p in ps] for ps in opt.param_lists]
+    opt.param_lists = L(L(r) if isinstance(ps, L) else r for r,ps in zip(replaced, opt.param_lists, strict=True))
 
 @patch
 def shrink(self:Learner,
     dry_run:bool=False, # Only say what would be done
     xb=None,            # A batch of inputs to check the outputs with; None: of the training data
     skip=None,          # Layers to leave alone: names with wildcards, layer types, or functions of a `Weight`
-    tol:float=1e-5,     # Largest difference of an output, relative to the largest output where that is above 1
+    tol:float=1e-5,     # Largest difference of an output, >= 0, relative to the largest output where that is above 1
 ) -> Shrunk:            # The layers before and after
-    """Remove units whose weights are all 0, or that nothing reads: the model becomes smaller and faster and answers as before.
+    """Remove units whose weights are all 0, or that nothing reads: the model becomes smaller and faster and answers as
+    before.
 
-    Plain chains of layers need nothing else; sums, as in a ResNet, and heads of attention need `pip install "fastai_ext[prune]"`. What cannot
-    be told for sure is left alone, and said. The optimizer goes on with the smaller weights. Raises `ValueError` for a batch with NaN, and for a
-    model that cannot be copied. With Torch-Pruning (Fang et al., *DepGraph*, 2023) where units are tied."""
+    Plain chains of layers need nothing else; sums, as in a ResNet, and heads of attention need
+    `pip install "fastai_ext[prune]"`. What cannot be told for sure is left alone, and said. The optimizer goes on with
+    the smaller weights. Raises `ValueError` in the middle of a fit, for a batch with NaN, and for a model that cannot
+    be copied. With Torch-Pruning (Fang et al., *DepGraph*, 2023) where units are tied."""
+    if not dry_run and in_fit(self):
+        raise ValueError("shrink: a fit is running, and other callbacks hold its weights; call learn.shrink() after "
+                         "the fit, or between two, or learn.shrink(dry_run=True) to see what would go")
     if xb is None: xb = train_batch(self)[0]
     res,new = _shrink(self.model, xb, dry_run, skip, tol)
     opts = [o for o in (self.opt, self.opt_func) if new and hasattr(o, 'param_lists')]
