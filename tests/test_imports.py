@@ -110,7 +110,8 @@ engines = {  # called by other modules of the package; a user who needs one impo
     'fastai_ext.init.rates',
     'fastai_ext.init.recipes', 'fastai_ext.init.plan', 'fastai_ext.init.once', 'fastai_ext.init.meant', 'fastai_ext.model.lattice',
     'fastai_ext.init.schemes',  # `ones`, `normal` and the like are common names; `scheme` and `schemes` are in `all`
-    'fastai_ext.regularize.units', 'fastai_ext.regularize.chains', 'fastai_ext.regularize.coupled', 'fastai_ext.regularize.remove',
+    'fastai_ext.regularize.units', 'fastai_ext.regularize.chains', 'fastai_ext.regularize.coupled',
+    'fastai_ext.regularize.remove',
     'fastai_ext.vision.chance', 'fastai_ext.vision.command', 'fastai_ext.vision.fields', 'fastai_ext.vision.mark', 'fastai_ext.vision.placement', 'fastai_ext.vision.patch', 'fastai_ext.vision.workers',
     'fastai_ext.tabular.engine', 'fastai_ext.tabular.boost', 'fastai_ext.tabular.encode',
     'fastai_ext.vision.files.whole', 'fastai_ext.vision.files.record', 'fastai_ext.vision.files.stamping', 'fastai_ext.vision.files.metadata',

@@ -23,7 +23,8 @@ from ..model.weights import unwrap
 # %% ../../nbs/regularize/again.ipynb #d0960179
 def _hidden(model):
     "The layers that carry a hidden state from batch to batch, as fastai's language models do, with that state"
-    return [(m, {k: vars(m)[k] for k in ('hidden','bs') if k in vars(m)}) for m in model.modules() if 'hidden' in vars(m)]
+    stateful = [m for m in model.modules() if 'hidden' in vars(m)]
+    return [(m, {k: vars(m)[k] for k in ('hidden','bs') if k in vars(m)}) for m in stateful]
 
 # %% ../../nbs/regularize/again.ipynb #55f95e8f
 @dataclass(frozen=True)
@@ -67,12 +68,12 @@ def untraced(
     model:nn.Module,  # In training mode
     seed:int=None,    # Start of the random numbers inside; None: they go on from where they are, or from a `PassStart`
 ):
-    "Inside, `model` may run again; afterwards its buffers, hidden states and all random generators are as they were before"
+    "Inside, `model` may run again; afterwards its buffers, hidden states and all random generators are as before"
     places = [(m._buffers, n, b) for m in unwrap(model).modules() for n,b in m._buffers.items() if b is not None]
     hidden = _hidden(unwrap(model))
     _seeds.append(seed)
     try:
-        for buffers,n,b in places: buffers[n] = b.clone()  # not written to: the graph of the first pass may still need them
+        for buffers,n,b in places: buffers[n] = b.clone()  # the graph of the first pass may still need the old
         with rng_kept(seed): yield
     finally:
         _seeds.pop()
@@ -97,7 +98,7 @@ def predict_again(
 ):          # The predictions, in full precision
     "Run the model on the current batch as fastai does, with `after_pred` of the other callbacks"
     mp,model = _precision(learn),learn.model
-    if joined and isinstance(model, DistributedDataParallel): model = model.module  # it has prepared itself for that pass already
+    if joined and isinstance(model, DistributedDataParallel): model = model.module  # it has prepared itself already
     with _autocast(mp): learn.pred = model(*learn.xb)
     if mp is not None: learn.pred = to_float(learn.pred)
     _tell(learn, 'after_pred', but)

@@ -45,10 +45,17 @@ class Averages:
     steps:int=0        # How many steps the optimizer made
 
     @classmethod
-    def of(cls, model): live = _floats(model); return cls(live, {n: _wide(t) for n,t in live.items()})
+    def of(cls,
+        model,  # To be averaged from now on
+    ):          # `Averages`
+        "Begin with the weights as they are"
+        live = _floats(model)
+        return cls(live, {n: _wide(t) for n,t in live.items()})
 
     @torch.no_grad()
-    def add(self, weight):
+    def add(self,
+        weight,  # 0 to 1
+    ):
         "Move the average by `weight` of the way to the model's tensors; the first time all of it"
         if not self.n: weight = 1.
         pairs = [(self.average[n], t.detach()) for n,t in self.live.items()]
@@ -75,11 +82,15 @@ class Averages:
         "What a checkpoint needs beside the weights that are in the model now"
         other = self.average if self.raw is None else self.raw
         coarse = {n: a for n,a in self.average.items() if a.dtype != self.live[n].dtype} if self.raw is not None else {}
-        return dict(n=self.n, steps=self.steps, in_model='trained' if self.raw is None else 'average', other=dict(other), wide=coarse)
+        in_model = 'trained' if self.raw is None else 'average'
+        return dict(n=self.n, steps=self.steps, in_model=in_model, other=dict(other), wide=coarse)
 
     @classmethod
-    def unpacked(cls, model, saved):
-        "From `packed` and a model that has loaded the checkpoint"
+    def unpacked(cls,
+        model,  # That has loaded the checkpoint
+        saved,  # What `packed` returned
+    ):          # `Averages`, or None where it is of another model
+        "Go on from a checkpoint"
         res,other = cls.of(model),saved['other']
         if other.keys() != res.live.keys(): return None
         res.n,res.steps = saved['n'],saved['steps']
@@ -93,10 +104,12 @@ class Averages:
 class Averaged(Callback):
     """Base of the callbacks that train one set of weights and validate, predict and end with another: the average.
 
-    A subclass calls `add` with the weight of the newest. Floating point buffers, as the statistics of BatchNorm, are averaged as
-    parameters are; integer buffers stay those of training. `learn.save` in the middle of a fit, as `SaveModelCallback` does,
-    writes the average, and beside it what `fit(…, start_epoch=…)` needs to go on as if nothing had happened."""
-    order = Recorder.order - 1  # after projections in `after_step`; before `SaveModelCallback` (61) saves in `after_epoch` and loads in `after_fit`
+    A subclass calls `add` with the weight of the newest. Floating point buffers, as the statistics of BatchNorm, are
+    averaged as parameters are; integer buffers stay those of training. `learn.save` in the middle of a fit, as
+    `SaveModelCallback` does, writes the average, and beside it what `fit(…, start_epoch=…)` needs to go on as if
+    nothing had happened."""
+    # after projections in `after_step`; before `SaveModelCallback` (61) saves in `after_epoch` and loads in `after_fit`
+    order = Recorder.order - 1
     run_valid = False
     _stateattrs = ('_kept',)  # not in an exported file
     _kept,_skipped = None,False
@@ -127,10 +140,11 @@ class Averaged(Callback):
     def _taken_up(self, saved):
         "The averages of the fit that this one goes on with, or new ones with a word why"
         res = Averages.unpacked(self.model, saved) if saved else None
-        if res is None: warnings.warn(f"{type(self).__name__}: what was loaded holds "
-                                      f"{'averages of another model' if saved else 'no average'}, so averaging "
-                                      f"starts anew; load a file that was saved during a fit with {type(self).__name__}", stacklevel=2)
-        return res or Averages.of(self.model)
+        if res is not None: return res
+        name,found = type(self).__name__,'averages of another model' if saved else 'no average'
+        warnings.warn(f"{name}: what was loaded holds {found}, so averaging starts anew; load a file that was saved "
+                      f"during a fit with {name}", stacklevel=2)
+        return Averages.of(self.model)
 
     def add(self,
         weight:float, # Share of the newest weights in the average, 0 to 1
@@ -173,27 +187,32 @@ class Averaged(Callback):
         return None if self._kept is None else self._kept.packed()
 
     def __setattr__(self, name, value):
-        if name=='learn' and value is None and self._kept is not None: self._finish()  # taken off by Ctrl-C in `fit(…, cbs=…)`
+        taken_off = name=='learn' and value is None  # by Ctrl-C in `fit(…, cbs=…)`
+        if taken_off and self._kept is not None: self._finish()
         super().__setattr__(name, value)
 
 # %% ../../nbs/regularize/average.ipynb #0015c5ef
 class EMA(Averaged):
-    """Exponential moving average of the weights: validate, predict and end with it (Polyak and Juditsky 1992; Tarvainen and Valpola,
-    *Mean teachers*, 2017). Training itself is unchanged. After the fit the model holds the average.
+    """Exponential moving average of the weights: validate, predict and end with it (Polyak and Juditsky 1992; Tarvainen
+    and Valpola, *Mean teachers*, 2017). Training itself is unchanged. After the fit the model holds the average. About
+    1/(1-decay) updates are remembered.
 
     Raises `ValueError` for a number out of range, and in `fit` for two averages on one learner."""
     def __init__(self,
-        decay:float=.999,  # Share of the old average in the new one, 0 to below 1: about 1/(1-decay) updates are remembered; 0 is the same as no callback
+        decay:float=.999,  # Share of the old average in the new one, 0 (as no callback) to below 1
         every:int=1,       # Steps of the optimizer from update to update
         start:float=0.,    # Part of the fit to train before averaging begins, 0 to below 1
-        warmup:bool=True,  # Begin with a small decay, (1+n)/(10+n) at update n, so that the first weights are soon forgotten
+        warmup:bool=True,  # Begin with a small decay, (1+n)/(10+n) at update n, to forget the first weights soon
     ):
         self._number('decay', decay, 0, 1, .999)
         self._number('start', start, 0, 1, .5)
         self._count('every', every, 10)
         store_attr()
 
-    def on_step(self, n):
+    def on_step(self,
+        n:int, # Steps made, from 1
+    ):
+        "Let the weights in where it is time"
         if n % self.every or self.pct_train < self.start: return
         done = self._kept.n
         self.add(1 - (min(self.decay, (1+done)/(10+done)) if self.warmup else self.decay))
@@ -202,26 +221,33 @@ class EMA(Averaged):
 
 # %% ../../nbs/regularize/average.ipynb #16754373
 class SWA(Averaged):
-    """Stochastic weight averaging: the plain mean of the weights at the end of each of the last epochs (Izmailov et al. 2018).
+    """Stochastic weight averaging: the plain mean of the weights at the end of each of the last epochs (Izmailov et al.
+    2018).
 
-    Made for a learning rate that does not fall to 0, as in `fit` or early in `fit_flat_cos`. After the fit the model holds the mean.
+    Made for a learning rate that does not fall to 0, as in `fit` or early in `fit_flat_cos`. After the fit the model
+    holds the mean. With `update_bn` a pass over the training data measures BatchNorm's statistics before each use.
     Raises `ValueError` for a number out of range, and in `fit` for two averages on one learner."""
     def __init__(self,
         start:float=.75,      # Part of the fit after which epochs count, 0 to below 1
         every:int|None=None,  # Steps from one averaged model to the next; None: once at the end of each epoch
-        update_bn:bool=True,  # Measure BatchNorm's statistics anew with the mean weights, by a pass over the training data before each use; False: average them
+        update_bn:bool=True,  # Measure BatchNorm's statistics anew with the mean weights; False: average them
     ):
         self._number('start', start, 0, 1, .75)
         if every is not None: self._count('every', every, 50)
         store_attr()
 
     def _mean(self): self.add(1/(self._kept.n+1))
-    def on_step(self, n):
+    def on_step(self,
+        n:int, # Steps made, from 1
+    ):
+        "Let the weights in where it is time"
         if self.every and n % self.every==0 and self.pct_train >= self.start: self._mean()
     def after_train(self):
-        if self._kept is not None and self._kept.raw is None and not self.every and (self.epoch+1)/self.n_epoch >= self.start - 1e-9: self._mean()
+        if self._kept is None or self._kept.raw is not None or self.every: return
+        if (self.epoch+1)/self.n_epoch >= self.start - 1e-9: self._mean()
 
     def on_show(self):
+        "Measure BatchNorm's statistics"
         norms = [m for m in unwrap(self.model).modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
         if self.update_bn and norms: self._measure(norms)
 

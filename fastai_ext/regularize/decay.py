@@ -34,7 +34,8 @@ def _way(opt):
 def _plain_sgd(opt):
     "Whether a coupled decay shrinks a weight by the learning rate times `wd`, as without a denominator"
     if isinstance(opt, OptimWrapper): return type(opt.opt).__name__=='SGD'
-    return {getattr(cb, 'func', cb).__name__ for cb in opt.cbs} <= {'l2_reg','weight_decay','average_grad','sgd_step','momentum_step'}
+    known = {'l2_reg','weight_decay','average_grad','sgd_step','momentum_step'}
+    return {getattr(cb, 'func', cb).__name__ for cb in opt.cbs} <= known
 
 def _told(opt, p):
     "fastai's optimizers ask each parameter whether it decays; those of torch do not"
@@ -58,22 +59,31 @@ class Decay:
 class DecayReport(Table):
     "An `L` of `Decay` that shows itself as a table, with a line above that says what stands out"
     of,cols = Decay,('name','kind','group','wd','takes','why')
-    def __init__(self, rows, title=''): super().__init__(rows); self.title = title
-    def cells(self, r):
+    def __init__(self,
+        rows,      # `Decay` of each weight
+        title='',  # The line above
+    ):
+        super().__init__(rows)
+        self.title = title
+    def cells(self,
+        r, # `Decay`
+    ):     # One value for each column
+        "One row, with the part that an epoch takes in percent"
         takes = '' if not r.decays else 'depends' if r.per_epoch is None else f'{r.per_epoch:.2%} an epoch'
         return r.name, r.kind, r.group, r.wd if r.decays else 0., takes, r.why
 
 # %% ../../nbs/regularize/decay.ipynb #39f996bb
 @patch
 def decay_report(self:Learner,
-    lr:float|slice|None=None,  # Learning rate to reckon with; None: those of the last fit, step by step, or the learner's
+    lr:float|slice|None=None,  # Learning rate to reckon with; None: those of the last fit, or the learner's
     wd:float|None=None,        # As in `fit`; None: the learner's, or the optimizer's own
 )->DecayReport:                # A table with a line for each weight
-    """Say which weights decay under this optimizer and by how much in an epoch, and which do not, and why. Nothing is changed.
+    """Say which weights decay under this optimizer and by how much in an epoch, and which do not, and why. Nothing
+    is changed.
 
-    fastai's `wd_bn_bias=False` exempts BatchNorm and the biases of layers that are not recurrent; it does not know GroupNorm, RMSNorm or the biases of an LSTM,
-    and torch's optimizers in `OptimWrapper` do not listen to it. The callback `WeightDecay` sets this right.
-    Raises `ValueError` for a model without weights."""
+    fastai's `wd_bn_bias=False` exempts BatchNorm and the biases of layers that are not recurrent; it does not know
+    GroupNorm, RMSNorm or the biases of an LSTM, and torch's optimizers in `OptimWrapper` do not listen to it. The
+    callback `WeightDecay` sets this right. Raises `ValueError` for a model without weights."""
     made = self.opt is None
     if made: self.create_opt()
     try: return _report(self, lr, wd)
@@ -101,15 +111,16 @@ def _report(learn, lr, wd):
     if not len(ws): raise ValueError(f"decay_report: {type(learn.model).__name__} has no weights")
     groups = {id(p): i for i,g in enumerate(opt.param_lists) for p in g}
     lrs,epochs,source = _lrs(learn, lr)
-    wd = learn.wd if wd is None else wd
+    if cb is not None and cb.strength is not None: wd = cb.strength
+    elif wd is None: wd = learn.wd
     chosen = None if cb is None else {(id(w.param), str(w.role.index)) for w in cb.choose(learn)}
     rows = []
     for w in ws:
         g = groups.get(id(w.param), -1)
-        strength = 0. if g < 0 else (cb.strength if cb is not None and cb.strength is not None else opt.hypers[g].get('wd', 0.) if wd is None else wd)
+        strength = 0. if g < 0 else opt.hypers[g].get('wd', 0.) if wd is None else wd
         takes,why = _verdict(learn, w, g, strength, chosen, cb)
-        steps = lrs[g] if g >= 0 else []
-        rows.append(Decay(w.name, w.kind, g, strength, _share(opt, cb, g, strength, steps, epochs) if takes else 0., why, takes, _should(w)))
+        part = _share(opt, cb, g, strength, lrs[g], epochs) if takes else 0.
+        rows.append(Decay(w.name, w.kind, g, strength, part, why, takes, _should(w)))
     odd = [r for r in rows if r.decays != r.usual and r.wd]
     title = (f"{_in_words(opt, cb)}; {sum(r.decays for r in rows)} of {len(rows)} weights decay, by {source}" +
              (f"; {len(odd)} not as meant, see WeightDecay" if odd else ''))
@@ -137,7 +148,8 @@ def _verdict(learn, w, g, strength, chosen, cb):
     if not _told(opt, w.param): return False,'wd_bn_bias=False'
     if _should(w): return True,''
     if isinstance(opt, OptimWrapper): return True,f"{w.kind}: torch's optimizer does not listen to wd_bn_bias"
-    return True,f"{w.kind} of {type(w.module).__name__}: fastai's wd_bn_bias does not know it" if not learn.wd_bn_bias else f'{w.kind}: wd_bn_bias=True'
+    if learn.wd_bn_bias: return True,f'{w.kind}: wd_bn_bias=True'
+    return True,f"{w.kind} of {type(w.module).__name__}: fastai's wd_bn_bias does not know it"
 
 def _share(opt, cb, g, wd, lrs, epochs):
     way = cb.way(opt) if cb is not None else _way(opt)
@@ -150,11 +162,12 @@ def _share(opt, cb, g, wd, lrs, epochs):
 
 # %% ../../nbs/regularize/decay.ipynb #2a826b29
 class WeightDecay(Callback):
-    """Weight decay on the weights that it is meant for, and on no others, under any optimizer: matrices and embeddings decay, norms, biases, vectors and
-    frozen weights do not (Loshchilov and Hutter 2019).
+    """Weight decay on the weights that it is meant for, and on no others, under any optimizer: matrices and
+    embeddings decay, norms, biases, vectors and frozen weights do not (Loshchilov and Hutter 2019).
 
-    `wd` stays the hyper-parameter that it is: `fit(wd=…)`, slices and `ParamScheduler` set it. The optimizer's own decay is put to 0 for the time of each step.
-    Raises `ValueError` for a strength that is negative or not a number, and in `fit` for an optimizer without `wd`."""
+    `wd` stays the hyper-parameter that it is: `fit(wd=…)`, slices and `ParamScheduler` set it. The optimizer's own
+    decay is put to 0 for the time of each step. Raises `ValueError` for a strength that is negative or not a number,
+    and in `fit` for an optimizer without `wd`."""
     order = GradientClip.order + 79  # last before the step: what cancels a step, or changes gradients, comes before
     run_valid = False
     _stateattrs = ('_lists','_parts','_own','_before')
@@ -163,9 +176,9 @@ class WeightDecay(Callback):
 
     def __init__(self,
         wd:float|None=None,  # Strength, >= 0; None: that of the learner, of `fit` or of the optimizer
-        only=None,           # Names with wildcards, layer types, parameter-group numbers or functions of a `Weight`; None: every matrix and embedding
+        only=None,           # Names with wildcards, layer types, numbers of groups or functions; None: every matrix
         skip=None,           # Likewise, to leave alone
-        how:str|None=None,   # 'decoupled' takes lr*wd off the weight, 'coupled' adds wd times the weight to the gradient; None: as the optimizer does
+        how:str|None=None,   # 'decoupled': off the weight; 'coupled': into the gradient; None: as the optimizer does
     ):
         if wd is not None and (isinstance(wd, bool) or not isinstance(wd, (int,float)) or not 0 <= wd < math.inf):
             raise ValueError(f"WeightDecay: wd={wd!r} is no strength; give a number >= 0, for example .01, or None for "
@@ -198,7 +211,8 @@ class WeightDecay(Callback):
                              f"fastai, or AdamW, Adam or SGD of torch in OptimWrapper")
         ws = self.choose(self.learn)
         if not len(ws):
-            raise ValueError(f"WeightDecay: only={self.only!r}, skip={self.skip!r} leave no weight to decay; choose others")
+            raise ValueError(f"WeightDecay: only={self.only!r}, skip={self.skip!r} leave no weight to decay; choose "
+                             f"others")
         if self.strength is not None:
             if self._before is None: self._before = [h['wd'] for h in self.opt.hypers]
             self.opt.set_hyper('wd', self.strength)
@@ -208,7 +222,8 @@ class WeightDecay(Callback):
 
     def _put_back(self):
         "Give the optimizer its own strengths back"
-        if self._own is not None and self.opt is not None and len(self._own)==len(self.opt.hypers): self.opt.set_hyper('wd', self._own)
+        own,opt = self._own,self.opt
+        if own is not None and opt is not None and len(own)==len(opt.hypers): opt.set_hyper('wd', own)
         self._own = None
 
     def before_batch(self): self._put_back()  # of a step that an error has ended
@@ -235,7 +250,9 @@ class WeightDecay(Callback):
     def after_batch(self): self._put_back()
     def after_fit(self):
         self._put_back()
-        if self._before is not None and self.opt is not None: self.opt.set_hyper('wd', self._before)  # a fit without it decays as before
+        if self._before is not None and self.opt is not None:
+            self.opt.set_hyper('wd', self._before)  # a fit without the callback decays as before
         self._before = None
 
-    def __repr__(self): return f'WeightDecay(wd={self.strength!r}, only={self.only!r}, skip={self.skip!r}, how={self.how!r})'
+    def __repr__(self):
+        return f'WeightDecay(wd={self.strength!r}, only={self.only!r}, skip={self.skip!r}, how={self.how!r})'

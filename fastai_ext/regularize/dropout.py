@@ -24,10 +24,11 @@ from ..table import Table
 
 # %% ../../nbs/regularize/dropout.ipynb #2c7ac81a
 _by_name = {  # class of other libraries and of fastai: kind and attribute of the rate
-    'DropPath': ('path', ('drop_prob','p')), 'StochasticDepth': ('path', ('p','drop_prob')), 'DropBlock2d': ('block', ('drop_prob','p')),
-    'DropBlock3d': ('block', ('p',)), 'PatchDropout': ('patch', ('prob','p')), 'PatchDropoutWithIndices': ('patch', ('prob','p')),
-    'RNNDropout': ('rnn', ('p',)), 'WeightDropout': ('connect', ('weight_p',)), 'EmbeddingDropout': ('embedding', ('embed_p',)),
-    'DropConnect': ('connect', ('p',)),
+    'DropPath': ('path', ('drop_prob','p')), 'StochasticDepth': ('path', ('p','drop_prob')),
+    'DropBlock2d': ('block', ('drop_prob','p')), 'DropBlock3d': ('block', ('p',)),
+    'PatchDropout': ('patch', ('prob','p')), 'PatchDropoutWithIndices': ('patch', ('prob','p')),
+    'RNNDropout': ('rnn', ('p',)), 'EmbeddingDropout': ('embedding', ('embed_p',)),
+    'WeightDropout': ('connect', ('weight_p',)), 'DropConnect': ('connect', ('p',)),
 }
 
 def _rate_of(m):
@@ -68,7 +69,8 @@ class DropoutSites(Table):
 def _selected(kinds):
     kinds = [kinds] if isinstance(kinds, str) else list(kinds) if kinds is not None else None
     for k in kinds or ():
-        if k not in dropout_kinds: raise ValueError(f"dropout: kind {k!r} is unknown; there are {', '.join(dropout_kinds)}")
+        if k not in dropout_kinds:
+            raise ValueError(f"dropout: kind {k!r} is unknown; there are {', '.join(dropout_kinds)}")
     return kinds
 
 def dropouts(
@@ -81,7 +83,10 @@ def dropouts(
     res = []
     for n,m in model.named_modules():
         found = _rate_of(m)
-        if found and (kinds is None or found[0] in kinds): res.append(DropoutSite(n, found[0], type(m).__name__, getattr(m, found[1]) or 0., m, found[1]))
+        if found is None: continue
+        kind,attr = found
+        if kinds is None or kind in kinds:
+            res.append(DropoutSite(n, kind, type(m).__name__, getattr(m, attr) or 0., m, attr))
     return DropoutSites(res)
 
 # %% ../../nbs/regularize/dropout.ipynb #56190276
@@ -101,9 +106,10 @@ def set_dropout(
     p:float|dict,             # Rate, 0 to below 1; or a rate for each kind, as dict(dropout=.5, path=.1)
     kinds:str|list|None=None, # Of `dropout_kinds`; None: all that are there
 )->DropoutSites:              # What was set, a table
-    """Set the rate of every dropout in a model. Raises `ValueError` for a rate out of range or an unknown kind, and where nothing matches.
+    """Set the rate of every dropout in a model. Layers with a rate of 0 count too, so this also turns on what a
+    model was built without.
 
-    Layers with a rate of 0 count too, so this also turns on what a model was built without."""
+    Raises `ValueError` for a rate out of range or an unknown kind, and where nothing matches."""
     if isinstance(p, dict): return DropoutSites([s for k,v in p.items() for s in set_dropout(model, v, k)])
     _check_rate('set_dropout', p)
     sites = dropouts(model, kinds)
@@ -119,15 +125,17 @@ _modes = dict(early=_early, late=_late, curriculum=_curriculum)
 
 # %% ../../nbs/regularize/dropout.ipynb #ccfac52a
 class DropoutSchedule(Callback):
-    """Change the rate of dropout while training: 'early', falling to 0 (against underfitting), or 'late', from a moment on (Liu et al., *Dropout
-    reduces underfitting*, 2023), or 'curriculum', growing (Morerio et al. 2017). Afterwards every layer has the rate that it had.
+    """Change the rate of dropout while training: 'early', falling to 0 (against underfitting), or 'late', from a
+    moment on (Liu et al., *Dropout reduces underfitting*, 2023), or 'curriculum', growing (Morerio et al. 2017).
 
-    Raises `ValueError` for arguments out of range, and in `fit` for a model without dropout or with rates of 0 and no `p`."""
+    `how` may also be a function from the part of training that is done to a factor. Afterwards every layer has the
+    rate that it had. Raises `ValueError` for arguments out of range, and in `fit` for a model without dropout or
+    with rates of 0 and no `p`."""
     _stateattrs = ('_before',)
     _before = None  # The sites with their own rates, while the schedule rules
 
     def __init__(self,
-        how='early',              # 'early', 'late', 'curriculum', or a function from the part of training done, 0 to 1, to a factor, 0 to 1
+        how='early',              # 'early', 'late', 'curriculum', or a function from 0 to 1 to a factor, 0 to 1
         p:float|None=None,        # Rate where the factor is 1, 0 to below 1; None: the rate that each layer has
         part:float=.2,            # Part of the fit after which 'early' has ended, or 'late' begins; above 0, at most 1
         kinds:str|list|None=None, # Of `dropout_kinds`; None: all
@@ -137,8 +145,8 @@ class DropoutSchedule(Callback):
                              f"function of the part of training done")
         if p is not None: _check_rate('DropoutSchedule', p)
         if isinstance(part, bool) or not isinstance(part, Real) or not 0 < part <= 1:
-            raise ValueError(f"DropoutSchedule: part={part!r} is no part of a fit; give a number above 0, at most 1, for "
-                             f"example .2")
+            raise ValueError(f"DropoutSchedule: part={part!r} is no part of a fit; give a number above 0, at most 1, "
+                             f"for example .2")
         _selected(kinds)
         store_attr()
 
@@ -159,8 +167,8 @@ class DropoutSchedule(Callback):
         sites = dropouts(self.model, self.kinds)
         if not len(sites): raise _nothing('DropoutSchedule', self.model, self.kinds)
         if self.p is None and not any(s.p for s in sites):
-            raise ValueError("DropoutSchedule: every dropout of the model has the rate 0; give p=, for example p=.1, or "
-                             "call set_dropout first")
+            raise ValueError("DropoutSchedule: every dropout of the model has the rate 0; give p=, for example p=.1, "
+                             "or call set_dropout first")
         for pct in (0., .5, 1.): self.factor(pct)
         self._before = [(s, s.p) for s in sites]
 
@@ -195,9 +203,17 @@ class DropConnect(nn.Module):
         super().__init__()
         _check_rate('DropConnect', p)
         self.p = p
-    def forward(self, w): return F.dropout(w, self.p, self.training)
-    def right_inverse(self, w): return w
-    def extra_repr(self): return f'p={self.p}'
+    def forward(self,
+        w, # Weight
+    ):     # The weight, some numbers 0 and the others larger
+        "What the layer computes with"
+        return F.dropout(w, self.p, self.training)
+    def right_inverse(self,
+        w, # Weight that is assigned
+    ):
+        "What is kept: the weight itself"
+        return w
+    def extra_repr(self): "The rate"; return f'p={self.p}'
 
 # %% ../../nbs/regularize/dropout.ipynb #2d441aa1
 def _parent(model, name):
@@ -222,15 +238,18 @@ def _make(to, p, kwargs):
 # %% ../../nbs/regularize/dropout.ipynb #7ba0235c
 def replace_dropout(
     model,                    # `nn.Module` or `Learner`
-    to:str,                   # 'dropout', 'spatial' (channels), 'block' (squares), 'path' (items: stochastic depth) or 'connect' (single weights)
+    to:str,                   # 'dropout', 'spatial', 'block', 'path' or 'connect'
     p:float|None=None,        # Rate of the new ones, 0 to below 1; None: that of the old
-    only=None,                # Function of a `DropoutSite` that says whether to replace it; None: every layer of kind 'dropout', 'spatial', 'block' or 'path'
+    only=None,                # Function of a `DropoutSite`: whether to replace it; None: all of the first four kinds
     **kwargs                  # For the new layer, such as block_size=5 for 'block'
 )->DropoutSites:              # The dropout that the model has now at these places
-    """Exchange dropout layers for another kind, in place: torchvision's `DropBlock2d` (Ghiasi et al. 2018) and `StochasticDepth` (Huang et al. 2016),
-    torch's `Dropout2d` (Tompson et al. 2015), or `DropConnect` on the layer behind (Wan et al. 2013). Weights keep their values.
+    """Exchange dropout layers for another kind, in place. Weights keep their values.
 
-    'path' belongs at the end of a residual branch: elsewhere an item that is dropped has nothing left. Raises `ValueError` where nothing can be replaced."""
+    'dropout' drops single numbers; 'spatial' channels, by torch's `Dropout2d` (Tompson et al. 2015); 'block'
+    squares, by torchvision's `DropBlock2d` (Ghiasi et al. 2018); 'path' items, by its `StochasticDepth` (Huang et
+    al. 2016); 'connect' single weights of the layer behind, by `DropConnect` (Wan et al. 2013). 'path' belongs at
+    the end of a residual branch: elsewhere an item that is dropped has nothing left. Raises `ValueError` where
+    nothing can be replaced."""
     kinds = ('dropout','spatial','block','path','connect')
     if to not in kinds: raise ValueError(f"replace_dropout: to={to!r} is unknown; there are {', '.join(kinds)}")
     if p is not None: _check_rate('replace_dropout', p)

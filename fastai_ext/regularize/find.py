@@ -33,7 +33,9 @@ def _key(cb):
 def _penalty(cb, who):
     "A callback from a callback or its class. Raises `TypeError` for what has no strength"
     try: cb = (cb or L1)() if cb is None or isinstance(cb, type) else cb
-    except TypeError as e: raise TypeError(f"{who}: {cb.__name__}() needs arguments ({e}); give a callback, for example {who}(L1(1e-4))") from e
+    except TypeError as e:
+        raise TypeError(f"{who}: {cb.__name__}() needs arguments ({e}); give a callback, for example "
+                        f"{who}(L1(1e-4))") from e
     if not isinstance(cb, Callback) or not hasattr(cb, 'label'):
         raise TypeError(f"{who}: {cb!r} is no regularizer with a strength; give for example L1, or L1(only='0.*')")
     return cb
@@ -60,15 +62,18 @@ class _Hold(Callback):
 class Probe:
     "A short training at one strength"
     strength:float  # Held from the first step to the last
-    loss:float      # Training loss, without the penalty, mean of the last quarter of the steps; infinite where it was not finite
+    loss:float      # Training loss without the penalty, mean of the last quarter of the steps; inf where not finite
 
 class RegFind(Table):
     "What `learn.reg_find` saw: a row for each strength, the `knee`, a `suggestion` (a heuristic), and a `plot`"
     of,cols,label = Probe,('strength','loss'),'strength'
-    plain,first = math.nan,math.nan  # The loss at the end without the regularizer; the loss before training
+    plain = math.nan  # The loss at the end without the regularizer
+    first = math.nan  # The loss before training
 
     @property
-    def _top(self): return self.plain + max(.05*(self.first-self.plain), .25*self.plain)
+    def _top(self):
+        "The loss from which a strength costs too much"
+        return self.plain + max(.05*(self.first-self.plain), .25*self.plain)
 
     @property
     def knee(self):
@@ -77,14 +82,18 @@ class RegFind(Table):
         return above[0] if above and above[0] != self[0].strength else None
 
     @property
-    def suggestion(self): "A tenth of the knee, or None: a heuristic, to compare with a third and three times as much"; return self.knee and self.knee/10
+    def suggestion(self):
+        "A tenth of the knee, or None: a heuristic, to compare with a third and three times as much"
+        return self.knee and self.knee/10
 
     @property
     def title(self):
-        if self.knee: return f'the training loss rises from {self.label}={self.knee:.2g} on; suggestion (a heuristic): {self.suggestion:.2g}'
-        low = len(self) and self[0].loss > self._top
-        return f"no suggestion: the loss {'is up already' if low else 'does not rise'} at {self.label}={self[0 if low else -1].strength:.1g}; " + \
-            ('give a smaller start' if low else 'give a larger stop')
+        "In one line: the knee and the suggestion, or what to do where there is none"
+        if self.knee: return (f'the training loss rises from {self.label}={self.knee:.2g} on; '
+                              f'suggestion (a heuristic): {self.suggestion:.2g}')
+        if len(self) and self[0].loss > self._top: what,at,hint = 'is up already',self[0],'give a smaller start'
+        else: what,at,hint = 'does not rise',self[-1],'give a larger stop'
+        return f'no suggestion: the loss {what} at {self.label}={at.strength:.1g}; {hint}'
 
     def plot(self,
         ax=None,  # Axes to draw on
@@ -122,11 +131,15 @@ def reg_find(self:Learner,
     seed:int=0,          # Of the order of the data and all that is random: the same for each strength
     show_plot:bool=True, # Plot the losses
 ) -> RegFind:            # A row for each strength, two for each power of ten
-    """Train for a moment at each of a row of strengths, and suggest a tenth of the first at which the training loss stays up: a heuristic. It ends where
-    nothing is learned any more. The learner is left as it was, also when interrupted. Raises `ValueError` for a range that is none, a NaN batch,
-    an empty loader or a model without weights, and `TypeError` for a callback without a strength. After Smith's `lr_find` (2015)."""
+    """Train for a moment at each of a row of strengths, and suggest a tenth of the first at which the training loss
+    stays up: a heuristic. It ends where nothing is learned any more.
+
+    The learner is left as it was, also when interrupted. Raises `ValueError` for a range that is none, a NaN batch,
+    an empty loader or a model without weights, and `TypeError` for a callback without a strength. After Smith's
+    `lr_find` (2015)."""
     cb = _penalty(cb, 'reg_find')
-    if not 0 < start < stop < math.inf: raise ValueError(f"reg_find: start={start}, stop={stop}; give two numbers, 0 < start < stop")
+    if not 0 < start < stop < math.inf:
+        raise ValueError(f"reg_find: start={start}, stop={stop}; give two numbers, 0 < start < stop")
     if num_it < 10: raise ValueError(f"reg_find: num_it={num_it}; give at least 10 steps")
     check_ready(unwrap(self.model), 'reg_find')
     check_batch(peek_batch(self.dls.train), 'reg_find')
@@ -136,7 +149,8 @@ def reg_find(self:Learner,
     for i in range(n+1):
         s = start*10**(i/2)
         res.append(Probe(s, _end(_probe(self, cb, s, num_it, lr, seed))))
-        if len(res) > 1 and min(res[-1].loss, res[-2].loss) > res.plain + .9*(res.first-res.plain) and res.first > res.plain: break
+        learned = res.first - res.plain
+        if len(res) > 1 and 0 < .9*learned < min(res[-1].loss, res[-2].loss) - res.plain: break
     if show_plot: res.plot()
     return res
 
@@ -154,9 +168,11 @@ def _linear(model):
 def l1_max(
     learn, # `Learner` with a linear model: one `nn.Linear`, perhaps with layers without weights around it
 )->float:  # The smallest strength of `L1` at which every weight is 0
-    """The strength from which `L1` leaves nothing: the largest gradient of the loss, at weights 0 and the best bias, over all training data (Friedman
-    et al., *glmnet*, 2010). Exact where the loss is convex in the model's output. The learner is left as it was. Raises `ValueError` for a model that
-    is not linear."""
+    """The strength from which `L1` leaves nothing: the largest gradient of the loss, at weights 0 and the best bias,
+    over all training data (Friedman et al., *glmnet*, 2010).
+
+    Exact where the loss is convex in the model's output. The learner is left as it was. Raises `ValueError` for a
+    model that is not linear."""
     net = unwrap(learn.model)
     m = _linear(net)
     dl = learn.dls.train
@@ -179,7 +195,8 @@ def l1_max(
         nn.init.zeros_(m.weight)
         if m.bias is not None:
             nn.init.zeros_(m.bias)
-            opt = torch.optim.LBFGS([m.bias], max_iter=200, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn='strong_wolfe')
+            opt = torch.optim.LBFGS([m.bias], max_iter=200, tolerance_grad=1e-9, tolerance_change=1e-12,
+                                    line_search_fn='strong_wolfe')
             opt.step(loss)
         loss()
         return float(m.weight.grad.abs().max())
@@ -199,13 +216,17 @@ class RegPath(Table):
     "What `learn.reg_path` saw: a row for each strength, from the strongest to the weakest, and a `plot`"
     of,label,metrics = PathPoint,'strength',()
     @property
-    def cols(self): return (self.label,'zeros','train_loss','valid_loss',*self.metrics)
-    def cells(self, p):
+    def cols(self): "Names of the columns"; return (self.label,'zeros','train_loss','valid_loss',*self.metrics)
+    def cells(self,
+        p, # `PathPoint`
+    ):     # One value for each column
         "One row, with the zeros in percent"
         return p.strength, f'{p.zeros:.0%}', p.train_loss, p.valid_loss, *p.values
 
     @property
-    def best(self): "The strength with the lowest validation loss"; return min(self, key=lambda p: p.valid_loss).strength
+    def best(self):
+        "The strength with the lowest validation loss"
+        return min(self, key=lambda p: p.valid_loss).strength
 
     def plot(self,
         figsize=(7,4.5), # Of the figure, in inches
@@ -237,11 +258,16 @@ def reg_path(self:Learner,
     seed:int=0,          # Of the order of the data and all that is random
     show_plot:bool=True, # Plot the path
 ) -> RegPath:
-    """The regularization path: train with the strongest strength, go on from there with the next weaker one, and so on (Friedman et al., *glmnet*, 2010).
-    The learner is left as it was. Raises `ValueError` for strengths that are not positive numbers, a NaN batch, an empty loader or a model without weights."""
+    """The regularization path: train with the strongest strength, go on from there with the next weaker one, and so on
+    (Friedman et al., *glmnet*, 2010). The learner is left as it was.
+
+    Raises `ValueError` for strengths that are not positive numbers, a NaN batch, an empty loader or a model without
+    weights, and `TypeError` for a callback without a strength."""
     cb = _penalty(cb, 'reg_path')
-    strengths = sorted((10**(-4*i/14) for i in range(15)) if strengths is None else map(float, L(strengths, use_list=None)), reverse=True)
-    if not strengths or not all(0 < s < math.inf for s in strengths): raise ValueError(f"reg_path: strengths={strengths}; give numbers > 0")
+    if strengths is None: strengths = [10**(-4*i/14) for i in range(15)]
+    strengths = sorted(map(float, L(strengths, use_list=None)), reverse=True)
+    if not strengths or not all(0 < s < math.inf for s in strengths):
+        raise ValueError(f"reg_path: strengths={strengths}; give numbers > 0")
     if epochs < 1: raise ValueError(f"reg_path: epochs={epochs}; give at least 1")
     check_ready(unwrap(self.model), 'reg_path')
     check_batch(peek_batch(self.dls.train), 'reg_path')
@@ -254,7 +280,8 @@ def reg_path(self:Learner,
             self.fit(epochs, lr, cbs=[cb, _Hold(_key(cb), s)])
             now = torch.cat([w.data.flatten().float().cpu() for w in ws]).clone()
             loss,*values = self.validate()
-            points.append(PathPoint(s, float((now==0).float().mean()), float(self.recorder.values[-1][0]), float(loss), [float(v) for v in values], now))
+            zeros,train_loss = float((now==0).float().mean()),float(self.recorder.values[-1][0])
+            points.append(PathPoint(s, zeros, train_loss, float(loss), [float(v) for v in values], now))
         names = [m.name for m in self.metrics]
     res = RegPath(points)
     res.label,res.metrics = _key(cb),tuple(names)

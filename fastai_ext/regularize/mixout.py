@@ -43,23 +43,26 @@ class _Mixed:
 
 # %% ../../nbs/regularize/mixout.ipynb #03675c87
 class Mixout(Callback):
-    """Dropout towards the pretrained weights: in each batch a part `p` of every weight is that of the start (Lee, Cho and Kang 2020).
+    """Dropout towards the pretrained weights: in each batch a part `p` of every weight is that of the start (Lee,
+    Cho and Kang 2020).
 
-    The start is what the weights are when the first fit begins; it stays through `fine_tune`, later fits and `fit(…, start_epoch=…)`. Validation uses the
-    weights as they are. Raises `ValueError` for a rate out of range, and in `fit` where no weight is chosen."""
+    The start is what the weights are when the first fit begins; it stays through `fine_tune`, later fits and `fit(…,
+    start_epoch=…)`. Validation uses the weights as they are. Language models take a `p` of .7 to .9. Raises
+    `ValueError` for a rate out of range, and in `fit` where no weight is chosen."""
     order = GradientAccumulation.order - 1  # any place before the forward pass
     run_valid = False
-    _stateattrs = ('_anchors','_names','_wrapped')  # not in an exported file: a learner that is loaded starts from its own weights
+    _stateattrs = ('_anchors','_names','_wrapped')  # not exported: what is loaded starts from its own weights
     _wrapped,_names = None,()
 
     def __init__(self,
-        p:float=.5,  # Part of the weights that stand at their start, 0 to below 1: .7 to .9 for language models; 0 is the same as no callback
-        only=None,   # Names with wildcards, layer types, parameter-group numbers or functions of a `Weight`; None: every matrix
+        p:float=.5,  # Part of the weights that stand at their start, 0 (as no callback) to below 1
+        only=None,   # Names with wildcards, layer types, numbers of groups or functions of a `Weight`; None: matrices
         skip=None,   # Likewise, to leave alone, such as a new head
         seed:int=0,  # Of the masks; the global generators are left alone
     ):
         if isinstance(p, bool) or not isinstance(p, Real) or not 0 <= p < 1:
-            raise ValueError(f"Mixout: p={p!r} is no part of the weights; give a number from 0 to below 1, for example .5")
+            raise ValueError(f"Mixout: p={p!r} is no part of the weights; give a number from 0 to below 1, for example "
+                             f".5")
         store_attr()
         self._anchors = {}
 
@@ -76,7 +79,8 @@ class Mixout(Callback):
         chosen = {id(p) for w in ws for p in w.params}
         named = {n: p for n,p in unwrap(self.model).named_parameters() if id(p) in chosen}
         self._names = list(named)
-        if saved and resumes(self.learn): self._anchors.update({n: t.to(named[n]) for n,t in saved.items() if n in named})
+        if saved and resumes(self.learn):
+            self._anchors.update({n: t.to(named[n]) for n,t in saved.items() if n in named})
         for n,p in named.items():
             old = self._anchors.get(n)
             if old is None or old.shape != p.shape: self._anchors[n] = p.detach().clone()
@@ -94,7 +98,8 @@ class Mixout(Callback):
     def mixed(self):
         "The chosen weights that are trained, mixed, by name"
         named = dict(unwrap(self.model).named_parameters())
-        seed = zlib.crc32(f'mixout {self.seed} {self.epoch*self.n_iter + self.iter} {seed_inside()}'.encode())  # the same in a fit that is resumed
+        batch = self.epoch*self.n_iter + self.iter  # the same in a fit that is resumed
+        seed = zlib.crc32(f'mixout {self.seed} {batch} {seed_inside()}'.encode())
         makers,res = {},{}
         for n in self._names:
             w = named[n]

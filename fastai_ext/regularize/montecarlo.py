@@ -34,16 +34,21 @@ def set_stochastic(
     model.eval()
     found = {id(s.module) for s in dropouts(model)} if sites else None
     for m in unwrap(model).modules():
-        fixed = isinstance(m, _NormBase) or type(m).__name__=='_SpectralNorm'  # its power iteration runs in training mode
+        fixed = isinstance(m, _NormBase) or type(m).__name__=='_SpectralNorm'  # that iterates in training mode
         if not fixed and (found is None or id(m) in found): m.training = True
 
 # %% ../../nbs/regularize/montecarlo.ipynb #ea46dd5c
-def _form(o): return tuple(o.shape) if isinstance(o, torch.Tensor) else tuple(map(_form, o)) if isinstance(o, (list,tuple)) else type(o).__name__
+def _form(o):
+    "Shapes of all tensors of an output"
+    if isinstance(o, torch.Tensor): return tuple(o.shape)
+    return tuple(map(_form, o)) if isinstance(o, (list,tuple)) else type(o).__name__
 
 class _Passes(Callback):
     "Pass each batch `n` times and keep the predictions"
     order = -5  # behind `TrainEvalCallback`, which turns evaluation mode on
-    def __init__(self, n): self.n,self.preds,self._sites = n,[],None
+    def __init__(self, n):
+        self.n,self.preds = n,[]
+        self._sites,self._varied = None,False
 
     def before_validate(self): self.model.eval()
     def before_batch(self):
@@ -69,8 +74,12 @@ class _Passes(Callback):
         if not isinstance(passes[0], torch.Tensor):
             raise ValueError(f"mc_preds: the model returns a {type(passes[0]).__name__}, not one tensor; it cannot be "
                              f"used here")
-        if all(torch.equal(passes[0], o) for o in passes[1:]): raise ValueError(_why_not(self.model))
+        self._varied |= any(not torch.equal(passes[0], o) for o in passes[1:])
+        if not self._varied and not any(s.p for s in dropouts(self.model)): raise ValueError(_why_not(self.model))
         self.preds.append(torch.stack(passes))
+
+    def after_validate(self):  # one small batch may by chance be the same in all passes
+        if not self._varied: raise ValueError(_why_not(self.model))
 
 def _why_not(model):
     there = dropouts(model)
@@ -80,13 +89,14 @@ def _why_not(model):
     if not any(s.p for s in there):
         return (f"mc_preds: nothing in the model is random: its {len(there)} dropout layers have the rate 0; "
                 "train with set_dropout(learn.model, .1)")
-    return ("mc_preds: every pass gave the same predictions, though the model has dropout: "
-            "what it drops does not reach the output of this batch")
+    return ("mc_preds: every pass gave the same predictions, though the model has dropout: what it drops does not "
+            "reach the outputs; set a higher rate with set_dropout, or give more passes with n=")
 
 # %% ../../nbs/regularize/montecarlo.ipynb #4d76218d
 MCPreds = namedtuple('MCPreds', 'mean targs std entropy mutual_info passes')
-MCPreds.__doc__ = """What `Learner.mc_preds` returns: `mean` over passes, `targs`, `std` over passes, `entropy` of the mean and `mutual_info` of prediction and
-model, both in nats and None where predictions are no probabilities, and all `passes`, (n, items, ...)."""
+MCPreds.__doc__ = """What `Learner.mc_preds` returns: `mean` over passes, `targs`, `std` over passes, `entropy` of the
+mean and `mutual_info` of prediction and model, both in nats and None where predictions are no probabilities, and all
+`passes`, (n, items, ...)."""
 
 def mutual_information(
     probs:torch.Tensor,  # Probabilities, (passes, items, ...)
@@ -99,7 +109,7 @@ def mutual_information(
         if axis is None: return -(torch.special.xlogy(p, p) + torch.special.xlogy(1-p, 1-p))
         return -torch.special.xlogy(p, p).sum(axis if axis < 0 else axis - p.ndim)
     total = _entropy(p.mean(0))
-    axis = axis if axis is None or axis < 0 else axis - (p.ndim-1)  # counted from the end it is the same with and without the passes
+    if axis is not None and axis >= 0: axis -= p.ndim-1  # from the end it is the same with and without the passes
     return total,(total - _entropy(p).mean(0)).clamp(min=0)
 
 # %% ../../nbs/regularize/montecarlo.ipynb #d108ed6f
@@ -111,17 +121,20 @@ def mc_preds(self:Learner,
     seed:int=0,     # Of the masks; the global generators are left alone
     act=None,       # Activation; None: that of the loss function
 )->MCPreds:         # A named tuple: mean, targs, std, entropy, mutual_info, passes
-    """Predict `n` times with dropout on and see how far the predictions agree (Gal and Ghahramani 2016). Each batch is loaded once.
+    """Predict `n` times with dropout on and see how far the predictions agree (Gal and Ghahramani 2016). Each batch
+    is loaded once.
 
-    All that is random in training is: dropout of every kind, stochastic depth, the dropout inside attention and recurrent layers. Norm layers stay in
-    evaluation mode; modes, buffers and generators are put back. Raises `ValueError` where nothing in the model is random."""
+    All that is random in training is: dropout of every kind, stochastic depth, the dropout inside attention and
+    recurrent layers. Norm layers stay in evaluation mode; modes, buffers and generators are put back. Raises
+    `ValueError` for fewer than two passes, and where nothing in the model is random."""
     if isinstance(n, bool) or not isinstance(n, Integral) or n < 2:
         raise ValueError(f"mc_preds: n={n!r} passes show no spread; give 2 or more, for example 20")
     dl = self.dls[ds_idx].new(shuffle=False, drop_last=False) if dl is None else dl
     idxs = dl.get_idxs() if isinstance(dl, DataLoader) else None
     if idxs is not None: dl = dl.new(get_idxs=lambda: idxs, shuffle=False, drop_last=False)
     cb = _Passes(n)
-    with model_kept(unwrap(self.model)), rng_kept(seed): targs = self.get_preds(dl=dl, act=lambda o: o, reorder=False, cbs=cb)[1]
+    with model_kept(unwrap(self.model)), rng_kept(seed):
+        targs = self.get_preds(dl=dl, act=lambda o: o, reorder=False, cbs=cb)[1]
     act = act or getcallable(self.loss_func, 'activation')
     probs = act(torch.cat(cb.preds, 1).float().flatten(0, 1)).unflatten(0, (n, -1))
     if idxs is not None:

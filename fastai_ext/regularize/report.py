@@ -33,12 +33,17 @@ class Sparsity(Table):
     numbers = 0  # In all weights of the report
 
     @property
-    def share(self): "Of all numbers that are 0, 0 to 1"; return sum(r.zeros for r in self)/self.numbers if self.numbers else 0.
+    def share(self):
+        "Of all numbers that are 0, 0 to 1"
+        return sum(r.zeros for r in self)/self.numbers if self.numbers else 0.
     @property
     def title(self):
-        units = sum(r.zero_units for r in self)
-        return f'{self.share:.1%} of {self.numbers:,} weights are zero, and {units} of {sum(r.units for r in self):,} units'
-    def cells(self, r):
+        "In one line: how many weights and units are zero"
+        units,total = (sum(getattr(r, k) for r in self) for k in ('zero_units','units'))
+        return f'{self.share:.1%} of {self.numbers:,} weights are zero, and {units} of {total:,} units'
+    def cells(self,
+        r, # `LayerSparsity`
+    ):     # One value for each column
         "One row, with the share in percent"
         return r.name, r.shape, r.zeros, f'{r.share:.1%}', r.units, r.zero_units, r.zero_inputs
 
@@ -64,16 +69,18 @@ def _sparsity(w, tol):
     t = w.data.float().abs().flatten(1) <= tol
     zeros = int(t.sum())
     full = (w.data.abs() <= tol).transpose(0, 1).flatten(1)
-    return LayerSparsity(w.name, '×'.join(map(str, w.shape)), zeros, zeros/max(1, t.numel()), len(t), int(t.all(1).sum()), int(full.all(1).sum()))
+    shape,share = '×'.join(map(str, w.shape)),zeros/max(1, t.numel())
+    return LayerSparsity(w.name, shape, zeros, share, len(t), int(t.all(1).sum()), int(full.all(1).sum()))
 
 @patch
 def sparsity_report(self:Learner,
-    only=None,     # Names with wildcards, layer types, parameter-group numbers or functions of a `Weight`; None: every matrix
+    only=None,     # Names with wildcards, layer types, numbers of groups or functions of a `Weight`; None: matrices
     skip=None,     # Likewise, to leave out
     tol:float=0.,  # What counts as zero: magnitudes up to this, >= 0
 ) -> Sparsity:     # A row for each weight
-    "Zero weights, zero units and zero inputs of each layer. Raises `ValueError` for a `tol` that is negative or not a number"
-    if not 0 <= tol < math.inf: raise ValueError(f"sparsity_report: tol={tol} is no magnitude; give a number >= 0, for example 1e-3")
+    "Zero weights, zero units and zero inputs of each layer. Raises `ValueError` for a `tol` below 0 or NaN"
+    if not 0 <= tol < math.inf:
+        raise ValueError(f"sparsity_report: tol={tol} is no magnitude; give a number >= 0, for example 1e-3")
     ws = weights(self, only, skip)
     if only is None: ws = ws.filter(_is_default)
     res = Sparsity(_sparsity(w, tol) for w in ws if w.shape.numel() and len(w.shape)>1)
