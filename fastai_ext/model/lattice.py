@@ -8,6 +8,7 @@ __all__ = ['enough', 'tries', 'usual_stds', 'Draw', 'usual_bounds', 'draw', 'uni
 # %% ../../nbs/model/lattice.ipynb #4413d0ac
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 import torch
 
 # %% ../../nbs/model/lattice.ipynb #d04a4322
@@ -26,6 +27,34 @@ class Draw:
         return self.kind in ('uniform','normal','trunc_normal')
 
 enough = 20.  # bits: a trained tensor passes for a fresh one once in a million
+
+# %% ../../nbs/model/lattice.ipynb #c94e8962
+_whole = 2**15  # numbers: up to here all of them are looked at
+_each = 3       # blocks of 16 that are looked at in each row, and in each column of 16; a trained one passes once in 30
+
+class _Sample:
+    "What is looked at of one tensor, in double precision"
+    def __init__(self, t, most):
+        flat = t.flatten()
+        self.size,self.count = len(flat),int(flat.count_nonzero())
+        self.most = most                                          # largest absolute value
+        self.spread = math.sqrt(flat.dot(flat).item()/self.size)  # root mean square
+        whole,rest = divmod(self.size, 16)
+        drawn = flat[:whole*16].view(-1, 16)[:whole - bool(rest)]  # torch draws the last 16 anew if there is a rest
+        if self.size > _whole: drawn = drawn[_chosen(len(drawn), t)]
+        tail = flat[-16:][None] if rest and whole else drawn[:0]
+        self.blocks = torch.cat([drawn, tail]).double()
+        looked = self.blocks.flatten() if self.size > _whole else flat.double()
+        self.given = looked[looked != 0]
+
+def _chosen(n, t):
+    "Which of the `n` blocks to look at: some in each row and in each column"
+    rows,per_row = t.shape[0],t.numel()//t.shape[0]//16
+    if per_row < _each: return torch.arange(n)  # a block holds more than one row
+    each = max(_each, math.ceil(_each*per_row/rows))
+    step = torch.arange(rows*each)
+    start = step//each*(t.numel()//rows) + step % per_row*16  # row after row, on through the columns
+    return ((start + 15)//16).clamp(max=n-1).unique()
 
 # %% ../../nbs/model/lattice.ipynb #9f37ebe5
 def _exact(x, bound, fused):
@@ -53,40 +82,40 @@ def _uniform_bits(x, bound):
     ulp = torch.exp2(x.abs().clamp(min=1e-38).log2().floor() - 23)
     return (2*bound*2.**-24/ulp).clamp(1, 2**20).log2()
 
-def _bounds_near(x, most, fused):
+def _bounds_near(seen, fused):
     "Bounds slightly above the largest number that explain all the numbers looked at"
+    x = seen.given
     if len(x) < 2000: return []
-    first = torch.tensor(most, dtype=torch.float32).view(torch.int32)
-    last = torch.tensor(most*(1+12/len(x)), dtype=torch.float32).view(torch.int32)
+    first = torch.tensor(seen.most, dtype=torch.float32).view(torch.int32)
+    last = torch.tensor(seen.most*(1+12/seen.count), dtype=torch.float32).view(torch.int32)
     bounds = torch.arange(int(first), int(last)+1, dtype=torch.int32).view(torch.float32)
     order,n = x.abs().argsort(),len(x)
     for some in (order[n//8:n//8+8], order[:24], order[n//4:n//4+24], order[n//2:n//2+24], order[-64:]):
-        bounds = (bounds[torch.cat([_exact(x[some], b[:,None], fused).all(1) for b in bounds.split(2**16)])]
-                  if len(bounds) else bounds)
+        if not len(bounds): break
+        bounds = bounds[torch.cat([_exact(x[some], b[:,None], fused).all(1) for b in bounds.split(2**16)])]
     return bounds[:8].double().tolist()
 
-def _unit(x):
+def _unit(seen):
     "A `Draw` for `torch.rand`: multiples of 2⁻²⁴ from 0 to 1; or None"
+    x = seen.given
+    if len(x) < 16 or x.min() < 0 or seen.most >= 1: return None
     k = x*2.**24
-    if x.min() < 0 or x.max() >= 1 or not (k == k.round()).all() or len(x) < 16 or ((k % 16) == 0).double().mean() > .5:
-        return None
+    if not (k == k.round()).all() or ((k % 16) == 0).double().mean() > .5: return None
     return Draw('uniform', 1., (-1 - x.log2().floor()).sum().item())
 
-def _uniform(x, bounds):
+def _uniform(seen, bounds):
     """A `Draw` for a uniform around zero with one of `bounds`, or, if they are None, with a bound that is to be
     found; or None"""
-    most = x.abs().max().item()
-    def fits(bound, fused):
-        # once in 10⁹ the largest lies lower
-        if not most <= bound*(1+1e-7) or not most > bound*10**(-9/len(x)): return None
-        b = torch.tensor(bound)
-        if not _exact(x[:512], b, fused).all() or _coarse(x,
-            bound) or not all(_exact(part, b, fused).all() for part in x.split(2**18)):
-            return None
-        return Draw('uniform', bound, sum(_uniform_bits(part, bound).sum().item() for part in x.split(2**18)))
+    x,most = seen.given,seen.most
+    lowest = 10**(-9/max(seen.count, 1))  # once in 10⁹ the largest lies lower
     for fused in (True,False):
-        for b in _bounds_near(x, most, fused) if bounds is None else dict.fromkeys(bounds):
-            if (found := fits(b, fused)) is not None: return found
+        tried = _bounds_near(seen, fused) if bounds is None else bounds
+        tried = torch.tensor([b for b in tried if b*lowest < most <= b*(1+1e-7)], dtype=torch.float64)
+        for b in tried[_exact(x[:8], tried[:,None], fused).all(1)]:  # eight numbers for all bounds at once
+            bound = b.item()
+            if not _exact(x[:512], b, fused).all() or _coarse(x, bound): continue
+            if all(_exact(part, b, fused).all() for part in x.split(2**18)):
+                return Draw('uniform', bound, sum(_uniform_bits(part, bound).sum().item() for part in x.split(2**18)))
 
 # %% ../../nbs/model/lattice.ipynb #fe796a97
 _turn = float(torch.tensor(2*math.pi, dtype=torch.float32))  # 2π as the generator rounds it
@@ -114,15 +143,16 @@ def _normal_bits(a, b):
     bits = torch.where(off > .06 + .44*slant, -40., -.5*(off/sd)**2/math.log(2) - (sd*math.sqrt(2*math.pi)).log2())
     return torch.where((a == 0) | (b == 0), 0., bits)
 
-def _normal(x):
+def _normal(seen):
     "A `Draw` for a normal of any standard deviation, or None"
-    if len(x) < 16: return None
+    pairs = seen.blocks.view(-1, 2, 8)
+    if not len(pairs): return None
     total = 0.
-    for part in (_blocks(x).split(2**16) if len(x) < 2**13 else (_blocks(x)[:64], *_blocks(x).split(2**16))):
+    for part in (pairs[:64], *pairs[64:].split(2**16)):  # a few first: most of what is trained ends here
         bits = _normal_bits(part[:,0], part[:,1])
         if not (bits > -30).all() or not (bits.sum(1) > _worst).all(): return None
         total += bits.sum().item()
-    return Draw('normal', x.square().mean().sqrt().item(), total)
+    return Draw('normal', seen.spread, total)
 
 _worst = -10.  # bits of a block of 16: a fresh one falls below once in 10⁸, a trained one passes once in 30
 
@@ -133,12 +163,12 @@ def _unwrapped(z):
     chances = [(-.5*o*o).exp() for o in before]
     return [(o, p/sum(chances)) for o,p in zip(before, chances, strict=True)]
 
-def _wrapped(x, std):
+def _wrapped(seen, std):
     """A `Draw` for fastai's embeddings, whose normal numbers beyond 2 are wrapped by `fmod(2)` before they are
     scaled by `std`; or None"""
-    if len(x) < 16 or not x.abs().max() <= 2*std*(1+1e-6): return None
+    if not len(seen.blocks) or not seen.most <= 2*std*(1+1e-6): return None
     total = 0.
-    for part in _blocks(x/std).split(2**16):
+    for part in (seen.blocks/std).view(-1, 2, 8).split(2**16):
         sides = [_unwrapped(part[:,i]) for i in (0,1)]
         # of each way to undo the wrapping
         chances = sum(p*q*torch.exp2(_normal_bits(a, b)) for a,p in sides[0] for b,q in sides[1])
@@ -167,26 +197,29 @@ def _truncated(x, std):
 
 # %% ../../nbs/model/lattice.ipynb #e728265a
 def _structure(t):
-    "A `Draw` for a constant, an identity, orthonormal rows or a pattern of few numbers; or None"
-    first,some = t.flatten()[0],t.flatten()[:4096]
-    if (t == first).all(): return Draw('constant', first.item())
+    "A `Draw` for an identity, orthonormal rows or a pattern of few numbers; or None"
+    some = t.flatten()[:4096].double()
     given = some[some != 0]
     few = len(given) >= 8 and len(given.unique()) <= max(2, len(given)//8)
     if t.dim() < 2: return Draw('pattern') if few else None
     n,m = t.shape[0],t[0].numel()
     centre = t[(..., *(k//2 for k in t.shape[2:]))]
-    if (t != 0).sum() == min(centre.shape) and (centre.diagonal() == centre[0,0]).all() and centre[0,0] != 0:
-        return Draw('identity', centre[0,0].item())
+    one = centre[0,0]
+    if one != 0 and (centre.diagonal() == one).all() and t.count_nonzero() == min(centre.shape):
+        return Draw('identity', one.item())
     if few: return Draw('pattern')
     if min(n, m) < 2 or min(n, m) > 4096: return None
     for w in (t.flatten(1), centre.reshape(n, -1)):
-        if w.shape[0]*w.shape[1] < t.numel() and (t != 0).sum() > w.numel(): continue
+        if w.numel() < t.numel() and t.count_nonzero() > w.numel(): continue
         w = w if w.shape[0] <= w.shape[1] else w.T
-        top = w[:64] @ w[:64].T
-        c = top.diagonal().mean()
-        if (top - c*torch.eye(len(top), dtype=w.dtype)).abs().max() > 1e-5*c: continue
-        gram = w @ w.T
-        if (gram - c*torch.eye(len(w), dtype=w.dtype)).abs().max() < 1e-5*c: return Draw('orthogonal', c.sqrt().item())
+        if not _orthonormal(w[:8].double()): continue
+        if _orthonormal(w.double()): return Draw('orthogonal', w.double().square().sum(1).mean().sqrt().item())
+
+def _orthonormal(w):
+    "Whether the rows of `w` have one length and are orthogonal, to rounding"
+    gram = w @ w.T
+    c = gram.diagonal().mean()
+    return bool((gram - c*torch.eye(len(w), dtype=w.dtype)).abs().max() < 1e-5*c)
 
 # %% ../../nbs/model/lattice.ipynb #c4a0c7fe
 tries = 6  # bits that looking at some forty standard deviations costs
@@ -201,11 +234,22 @@ def usual_bounds(
 )->list:       # The first is torch's default
     """Bounds of the uniform starts in use: torch's default, He, Glorot, LeCun, also divided by the root of a number
     of branches; and plain numbers"""
+    return list(_bounds(fan_in, fan_out, tuple(gains)))
+
+@lru_cache(4096)
+def _bounds(fan_in, fan_out, gains):
     i,o = max(fan_in, 1),max(fan_out, 1)
     roots = [math.sqrt(i), math.sqrt(o), math.sqrt((i+o)/2)]
     scaled = [math.sqrt(3)*(g/math.sqrt(k)/r) for k in range(1, 65) for g in (*_gains, *gains) for r in roots]
-    return [math.sqrt(3)*(math.sqrt(2/6)/math.sqrt(i)), 1/math.sqrt(i), 1/math.sqrt(o), math.sqrt(3)*math.sqrt(2/(i+o)),
-            .1, .05, .08, .01, .02, 1., *scaled]
+    first = [math.sqrt(3)*(math.sqrt(2/6)/math.sqrt(i)), 1/math.sqrt(i), 1/math.sqrt(o),
+             math.sqrt(3)*math.sqrt(2/(i+o))]
+    return tuple(dict.fromkeys([*first, .1, .05, .08, .01, .02, 1., *scaled]))
+
+def _stds(i, o, spread, room, first=()):
+    "Standard deviations in use that the spread of the numbers allows"
+    cuts = (1, .87962566103423978)  # a normal cut at two standard deviations is as much narrower
+    by_fan = (math.sqrt(g/n)/cut for n in (i, o, (i+o)/2) for g in (1,2) for cut in cuts)
+    return [s for s in (*first, *usual_stds, *by_fan) if s/1.2/room < spread < s*room]
 
 def draw(
     t:torch.Tensor,  # Any tensor
@@ -218,26 +262,28 @@ def draw(
     t = t.detach()
     if t.is_meta or not t.numel() or t.is_complex() or not t.is_floating_point():
         return Draw(why='its numbers cannot be read')
-    x = t.cpu().double()
-    if not torch.isfinite(x).all(): return Draw(why='it has infinite numbers or NaN')
-    if (found := _structure(x)) is not None: return found
-    if t.dtype not in (torch.float32, torch.float64) or not (x.float().double() == x).all():
-        return Draw(why=f'it is in {str(t.dtype).removeprefix("torch.")}')
-    flat = x.flatten()
-    given = flat[flat != 0]
-    i,o = (x[0].numel(),x.shape[0]*x[0,0].numel()) if x.dim() > 1 else (len(x),len(x))
-    found = _uniform(given, [*bounds, *usual_bounds(i, o)]) or _normal(flat) or _unit(given)
-    if found is None and len(given) >= 16:
-        spread = given.square().mean().sqrt().item()
-        room = 1 + 8/math.sqrt(len(given))
-        for s in (*stds, *usual_stds, *(math.sqrt(g/n)/cut for n in (i, o, (i+o)/2) for g in (1,2)
-                                        for cut in (1,.87962566103423978))):
-            if not s/1.2/room < spread < s*room: continue
-            found = _wrapped(flat, s) or (_truncated(given, s) if len(given) >= 64 else None)
-            if found is not None: break
-        if found is None: found = _uniform(given, None)
-        else: found = Draw(found.kind, found.scale, found.bits - tries) if found.bits > tries else None
-    return found or Draw(why='its numbers lie on no lattice of a random generator')
+    x = t.cpu()
+    low,high = (v.item() for v in x.aminmax())
+    if not math.isfinite(high - low): return Draw(why='it has infinite numbers or NaN')
+    if low == high: return Draw('constant', low)
+    found = _structure(x)
+    if found is not None: return found
+    if x.dtype == torch.float64 and (x.float().double() == x).all(): x = x.float()
+    if x.dtype != torch.float32: return Draw(why=f'it is in {str(t.dtype).removeprefix("torch.")}')
+    seen = _Sample(x, max(-low, high))
+    i,o = (x[0].numel(),x.shape[0]*x[0,0].numel()) if x.dim() > 1 else (seen.count,)*2
+    return _drawn(seen, i, o, bounds, stds) or Draw(why='its numbers lie on no lattice of a random generator')
+
+def _drawn(seen, i, o, bounds, stds):
+    "A `Draw` for the numbers looked at, of a tensor with these fans; or None"
+    found = _uniform(seen, dict.fromkeys([*bounds, *_bounds(i, o, ())])) or _normal(seen) or _unit(seen)
+    if found is not None or len(seen.given) < 16: return found
+    spread = seen.spread*math.sqrt(seen.size/seen.count)
+    for std in _stds(i, o, spread, 1 + 8/math.sqrt(seen.count), stds):
+        found = _wrapped(seen, std) or (_truncated(seen.given, std) if len(seen.given) >= 64 else None)
+        if found is not None: break
+    if found is None: return _uniform(seen, None)
+    return Draw(found.kind, found.scale, found.bits - tries) if found.bits > tries else None
 
 # %% ../../nbs/model/lattice.ipynb #d67c2949
 def uniform_distance(

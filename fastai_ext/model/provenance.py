@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 from .lattice import Draw, draw, enough, usual_bounds
+from .roles import is_norm
 from .weights import unwrap, weights
 
 # %% ../../nbs/model/provenance.ipynb #cbcc307b
@@ -182,7 +183,9 @@ def _by_numbers(ws, ours, found):
     few = [j for j in judged if j.why == _few]
     if sum(j.draw.bits for j in few) >= enough:
         for j in few: j.why = ''
-    _judge_model(judged, list(layers))
+    place = {m:i for i,m in enumerate(layers)}
+    _judge_company(judged, place)
+    _judge_model(judged, place)
     return {w.name: j.why for j in judged for w in j.ws if j.why}
 
 _few = 'too few numbers to tell whether they are fresh'
@@ -200,9 +203,24 @@ def _judge_layer(js):
             j.why = f"{_unshown}: its bias {bias.w.full_name.rpartition('.')[2]} is neither constant nor fresh"
         elif j.draw.random and not j.why and bits < enough: j.why = _few
 
-def _judge_model(judged, order):
+def _moved(j):
+    "Whether it looks trained, and is large enough, or of a kind, to show it"
+    w = j.w
+    return not j.draw.kind and (w.param.numel() >= 16 or w.kind in ('norm','prelu','scale') or is_norm(w.module))
+
+def _judge_company(judged, place):
+    """What is too small to show anything is fresh where nothing looks trained and a step would have moved something
+    that shows it: its own layer's weight for a bias, a later layer for a weight"""
+    if any(_moved(j) for j in judged): return
+    shown = [j for j in judged if j.w.is_matrix and j.draw.random and j.draw.bits >= enough and not j.w.frozen]
+    last = max((place[id(j.w.module)] for j in shown), default=-1)
+    own = {id(j.w.module) for j in shown}
+    for j in judged:
+        if j.why == _few and place[id(j.w.module)] < last: j.why = ''
+        elif id(j.w.module) in own and (j in shown or j.w.kind == 'bias') and j.why != _patterned: j.why = ''
+
+def _judge_model(judged, place):
     "Fresh layers before trained ones, and what is no proof by itself beside trained ones"
-    place = {m:i for i,m in enumerate(order)}
     trained = [j for j in judged if j.draw.kind == '' and (j.dense or j.w.kind == 'bias') and j.w.param.numel() >= 16]
     last = max((place[id(j.w.module)] for j in trained if j.w.kind != 'embedding'), default=-1)
     for j in judged:
