@@ -1,13 +1,16 @@
 "The losses beside PyTorch's, over random shapes and options, and in everything that fastai does with a loss"
 import numpy as np, pytest, torch
-from fastai.vision.all import (CategoryBlock, CrossEntropyLossFlat, DataBlock, DataLoader, DataLoaders, ImageBlock, Learner, MixUp, MultiCategoryBlock, PILImageBW,
-                               accuracy, accuracy_multi, load_learner, set_seed)
+from fastai.vision.all import (
+    CategoryBlock, CrossEntropyLossFlat, DataBlock, DataLoader, DataLoaders, ImageBlock, Learner, MixUp,
+    MultiCategoryBlock, PILImageBW, accuracy, accuracy_multi, load_learner, set_seed)
 from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from fastai_ext.all import (BinaryCrossEntropy, BinaryFocal, CrossEntropy, Focal, GeneralizedCE, Poly1, SymmetricCE, class_weights, explain_loss)
+from fastai_ext.all import (
+    BinaryCrossEntropy, BinaryFocal, CrossEntropy, Focal, GeneralizedCE, Poly1, SymmetricCE, class_weights,
+    explain_loss)
 from fastai_ext.losses.core import ClassLoss
 
 class BySum(ClassLoss):
@@ -22,7 +25,8 @@ def cases(draw):
     scores = torch.randn(n, c, *rest, generator=g)*draw(st.sampled_from([.1, 1., 30.]))
     soft = draw(st.booleans())
     targs = torch.rand(n, c, *rest, generator=g).softmax(1) if soft else torch.randint(c, (n, *rest), generator=g)
-    kw = dict(weight=torch.rand(c, generator=g)+.1 if draw(st.booleans()) else None, label_smoothing=draw(st.sampled_from([0., .1, 1.])),
+    kw = dict(weight=torch.rand(c, generator=g)+.1 if draw(st.booleans()) else None,
+              label_smoothing=draw(st.sampled_from([0., .1, 1.])),
               reduction=draw(st.sampled_from(['mean','sum','none'])))
     if not soft: kw['ignore_index'] = draw(st.sampled_from([-100, 0]))
     return scores,targs,kw
@@ -36,17 +40,20 @@ def test_cross_entropy_is_torchs(loss, case, last):
     if last:  # the classes on the last axis, as in text
         scores = scores.movedim(1, -1)
         targs = targs.movedim(1, -1) if targs.is_floating_point() else targs
-    torch.testing.assert_close(loss(axis=-1 if last else 1, **kw)(scores, targs), want, rtol=2e-5, atol=2e-5, equal_nan=True)
+    got = loss(axis=-1 if last else 1, **kw)(scores, targs)
+    torch.testing.assert_close(got, want, rtol=2e-5, atol=2e-5, equal_nan=True)
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10**6), shape=st.sampled_from([(4,), (4,1), (3,5), (2,3,4)]), weighted=st.booleans(), reduction=st.sampled_from(['mean','sum','none']))
+@given(seed=st.integers(0, 10**6), shape=st.sampled_from([(4,), (4,1), (3,5), (2,3,4)]), weighted=st.booleans(),
+       reduction=st.sampled_from(['mean','sum','none']))
 def test_binary_is_torchs(seed, shape, weighted, reduction):
     g = torch.Generator().manual_seed(seed)
     z,t = torch.randn(shape, generator=g)*5,torch.rand(shape, generator=g)
     w = torch.rand(shape[-1], generator=g)+.1 if weighted else None
     want = F.binary_cross_entropy_with_logits(z, t, pos_weight=w, reduction=reduction)
     torch.testing.assert_close(BinaryCrossEntropy(w, reduction=reduction)(z, t), want, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(BinaryFocal(1.5, reduction=reduction)(z, t.round()), sigmoid_focal_loss(z, t.round(), alpha=-1, gamma=1.5, reduction=reduction), rtol=1e-4, atol=1e-5)
+    focal = sigmoid_focal_loss(z, t.round(), alpha=-1, gamma=1.5, reduction=reduction)
+    torch.testing.assert_close(BinaryFocal(1.5, reduction=reduction)(z, t.round()), focal, rtol=1e-4, atol=1e-5)
 
 losses = [CrossEntropy(), CrossEntropy(label_smoothing=.1), Focal(2), Poly1(1), GeneralizedCE(.7), SymmetricCE()]
 @pytest.mark.parametrize('loss', losses, ids=repr)
@@ -69,8 +76,10 @@ def picture_learner(files, loss, many=False, **kw):
     set_seed(0)
     block = MultiCategoryBlock if many else CategoryBlock
     label = (lambda f: [f.name[0], 'any']) if many else (lambda f: f.name[0])
-    dls = DataBlock((ImageBlock(PILImageBW), block), get_items=lambda _: files, get_y=label, splitter=lambda o: (range(16), range(16,24))).dataloaders('', bs=8)
-    return Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(64, 4 if many else 3)), loss, metrics=accuracy_multi if many else accuracy, **kw)
+    dls = DataBlock((ImageBlock(PILImageBW), block), get_items=lambda _: files, get_y=label,
+                    splitter=lambda o: (range(16), range(16,24))).dataloaders('', bs=8)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4 if many else 3))
+    return Learner(dls, model, loss, metrics=accuracy_multi if many else accuracy, **kw)
 
 def quiet(learn, f, *args, **kw):
     with learn.no_bar(), learn.no_logging(): return f(*args, **kw)
@@ -111,7 +120,8 @@ def get_letter(f): return f.name[0]
 
 def test_export_keeps_loss_and_temperature(files, tmp_path):
     from fastai.vision.all import get_image_files
-    dls = DataBlock((ImageBlock(PILImageBW), CategoryBlock), get_items=get_image_files, get_y=get_letter).dataloaders(files[0].parent, bs=8)
+    block = DataBlock((ImageBlock(PILImageBW), CategoryBlock), get_items=get_image_files, get_y=get_letter)
+    dls = block.dataloaders(files[0].parent, bs=8)
     learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(64,3)), CrossEntropy([1,2,3]), path=tmp_path)
     quiet(learn, learn.fit, 1)
     assert quiet(learn, learn.calibrate).temperature == learn.loss_func.temperature != 1
@@ -126,18 +136,22 @@ def test_weights_from_data(files):
     import pandas as pd
     from fastai.tabular.all import CategoryBlock as Cat, Normalize, TabularDataLoaders
     df = pd.DataFrame({'x': np.arange(12.), 'y': list('aab')*4})
-    table = TabularDataLoaders.from_df(df, procs=[Normalize], cont_names='x', y_names='y', y_block=Cat(), valid_idx=[0,1,2], bs=3)
+    table = TabularDataLoaders.from_df(df, procs=[Normalize], cont_names='x', y_names='y', y_block=Cat(),
+                                       valid_idx=[0,1,2], bs=3)
     torch.testing.assert_close(class_weights(table), torch.tensor([.75, 1.5]))
-    tuples = DataLoaders(DataLoader([(torch.zeros(2), torch.tensor(i % 4 == 0).long()) for i in range(16)], bs=4), DataLoader([], bs=4))
+    rows = [(torch.zeros(2), torch.tensor(i % 4 == 0).long()) for i in range(16)]
+    tuples = DataLoaders(DataLoader(rows, bs=4), DataLoader([], bs=4))
     torch.testing.assert_close(class_weights(tuples), torch.tensor([16/24, 2.]))
 
 def test_the_loss_follows_its_weights_dtype_and_mixed_precision():
     z,t = torch.randn(4, 3).bfloat16(),torch.tensor([0,1,2,0])
-    with torch.autocast('cpu', dtype=torch.bfloat16): assert CrossEntropy([1,2,3])(z, t).isfinite() and Focal(2, [1,2,3])(z, t).isfinite()
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        assert CrossEntropy([1,2,3])(z, t).isfinite() and Focal(2, [1,2,3])(z, t).isfinite()
 
 def test_fastai_differs_where_the_page_says_so():
     from fastai.vision.all import FocalLoss, LabelSmoothingCrossEntropyFlat
     z,t,w = torch.randn(8, 3),torch.arange(8) % 3,torch.tensor([1.,2.,5.])
     assert abs(LabelSmoothingCrossEntropyFlat(weight=w)(z, t) - F.cross_entropy(z, t, w, label_smoothing=.1)) > 1e-4
-    assert abs(FocalLoss(gamma=2., weight=w)(z, t) - (w[t]*(1-z.softmax(1)[range(8), t])**2*-z.log_softmax(1)[range(8), t]).mean()) > 1e-4
+    p = z.softmax(1)[range(8), t]
+    assert abs(FocalLoss(gamma=2., weight=w)(z, t) - (w[t]*(1-p)**2*-p.log()).mean()) > 1e-4
     with pytest.raises(ValueError): CrossEntropyLossFlat()(z, z.softmax(1))

@@ -8,39 +8,42 @@ from conftest import notebooks, root
 
 browser = pytest.importorskip('browser', reason="websockets is not installed: pip install -e '.[dev]'")
 build = [sys.executable, root/'nbs/_sphinx/build.py']
+slow = 900  # seconds that a build of the site may take on a busy machine of two cores
 
 @pytest.fixture(scope='module')
 def site(tmp_path_factory, worker_id):
     "One build for all workers: whoever comes first builds, the others wait for it"
     base = tmp_path_factory.getbasetemp()
     out = (base if worker_id == 'master' else base.parent)/'site'
-    with FileLock(f'{out}.lock'):
+    with FileLock(f'{out}.lock', timeout=slow+60):
         if not out.exists():
-            res = subprocess.run([*build, '--out', out], cwd=root, capture_output=True, text=True)
+            res = subprocess.run([*build, '--out', out], cwd=root, capture_output=True, text=True, timeout=slow)
             assert res.returncode == 0, res.stdout + res.stderr[-8000:]
     return out
 
 @pytest.fixture(scope='module')
 def tab(site):
-    if not browser.chromium(): pytest.skip("no chromium, chromium-browser or google-chrome on the path to open the site in")
+    if not browser.chromium(): pytest.skip("no chromium, chromium-browser or google-chrome on the path")
     with browser.Browser() as b: yield b
 
 def pages(site): return sorted(p.relative_to(site).as_posix() for p in site.rglob('*.html'))
 
 def test_every_notebook_has_its_page(site):
     for nb in notebooks(): assert (site/nb.relative_to('nbs').with_suffix('.html')).exists(), nb
-    assert '%%' not in (site/'index.html').read_text(encoding='utf-8'), 'a comment of some source became a heading of the sidebar'
+    assert '%%' not in (site/'index.html').read_text(encoding='utf-8'), 'a comment became a heading of the sidebar'
 
 def test_a_search_finds_a_public_name(site, tab):
     tab.width(1280)
     tab.go((site/'search.html').as_uri() + '?q=weights')
     links = "[...document.querySelectorAll('#search-results li a')].map(o => o.href)"  # they come one after the other
-    def found(): return any(h.endswith('model/weights.html#fastai_ext.model.weights.weights') for h in tab.js(links))
+    name = 'model/weights.html#fastai_ext.model.weights.weights'
+    def found(): return any(h.endswith(name) for h in tab.js(links))
     browser.until(found, what='the result of the search')
 
 def searched():
     "Every phrase of words.yml with the page that must come first"
-    return [(str(w), page) for page,words in yaml.safe_load((root/'nbs/_sphinx/words.yml').read_text(encoding='utf-8')).items() for w in words]
+    listed = yaml.safe_load((root/'nbs/_sphinx/words.yml').read_text(encoding='utf-8'))
+    return [(str(w), page) for page,words in listed.items() for w in words]
 
 def test_what_people_type_leads_to_its_page(site, tab):
     "At least eleven of twelve first, all among the first three"
@@ -75,17 +78,23 @@ def test_pages_are_quiet_and_fit_a_phone(site, tab):
     assert [r for r in tab.requests if not re.match('file:|data:|about:', r)] == []
 
 # the innermost element that stands out to the right, for the message
-widest = "[...document.querySelectorAll('article *')].filter(o => o.getBoundingClientRect().right > 391).map(o => o.outerHTML.slice(0, 120)).at(-1)"
+widest = """[...document.querySelectorAll('article *')].filter(o => o.getBoundingClientRect().right > 391)
+            .map(o => o.outerHTML.slice(0, 120)).at(-1)"""
+
+def axe_core(folder):
+    "The script of axe-core, fetched by npm into `folder`; skips where npm or its registry is not at hand"
+    if not shutil.which('npm'): pytest.skip('no npm to fetch axe-core with')
+    command = 'npm install --silent --fetch-retries=0 --fetch-timeout=20000 axe-core --prefix'.split()
+    try: res = subprocess.run([*command, folder], capture_output=True, text=True, timeout=60)
+    except subprocess.TimeoutExpired: pytest.skip('npm could not fetch axe-core within 60 s')
+    if res.returncode: pytest.skip(f'npm could not fetch axe-core: {res.stderr[-200:]}')
+    return folder/'node_modules/axe-core/axe.min.js'
 
 def test_pages_can_be_read_by_everybody(site, tab, tmp_path_factory):
     "axe-core finds no serious fault on any page, and none weighs more than a megabyte with its pictures"
-    if not shutil.which('npm'): pytest.skip('no npm to fetch axe-core with')
-    folder = tmp_path_factory.mktemp('axe')
-    res = subprocess.run(['npm', 'install', '--silent', '--prefix', folder, 'axe-core'], capture_output=True, text=True)
-    if res.returncode: pytest.skip(f'npm could not fetch axe-core: {res.stderr[-200:]}')
-    axe = (folder/'node_modules/axe-core/axe.min.js').read_text(encoding='utf-8') + ';0'
-    ask = """axe.run(document, {resultTypes:['violations']}).then(r => r.violations.filter(v => ['serious','critical'].includes(v.impact))
-             .map(v => [v.id, v.nodes[0].html.slice(0,100)]))"""
+    axe = axe_core(tmp_path_factory.mktemp('axe')).read_text(encoding='utf-8') + ';0'
+    ask = """axe.run(document, {resultTypes:['violations']}).then(r => r.violations
+             .filter(v => ['serious','critical'].includes(v.impact)).map(v => [v.id, v.nodes[0].html.slice(0,100)]))"""
     tab.width(1280)
     faults,heavy = {},{}
     for p in pages(site):
@@ -93,14 +102,17 @@ def test_pages_can_be_read_by_everybody(site, tab, tmp_path_factory):
         tab.js(axe)
         if found := tab.js(ask): faults[p] = found
         pictures = {o.split('?')[0] for o in tab.js("[...document.images].map(o => o.getAttribute('src'))")}
-        weight = (site/p).stat().st_size + sum(((site/p).parent/o).stat().st_size for o in pictures if o and not o.startswith('data:'))
+        files = [site/p, *((site/p).parent/o for o in pictures if o and not o.startswith('data:'))]
+        weight = sum(f.stat().st_size for f in files)
         if weight > 2**20: heavy[p] = weight
     assert faults == {} and heavy == {}
 
 def test_our_names_can_be_linked_to_from_elsewhere(site):
     from sphinx.util.inventory import InventoryFile
-    with (site/'objects.inv').open('rb') as f: names = InventoryFile.load(f, 'https://example.org', lambda *o: '/'.join(o))
-    assert 'fastai_ext.model.weights.weights' in names['py:function'] and 'fastai_ext.model.weights' in names['py:module']
+    with (site/'objects.inv').open('rb') as f:
+        names = InventoryFile.load(f, 'https://example.org', lambda *o: '/'.join(o))
+    assert 'fastai_ext.model.weights.weights' in names['py:function']
+    assert 'fastai_ext.model.weights' in names['py:module']
     html = (site/'model/weights.html').read_text(encoding='utf-8')
     assert 'id="fastai_ext.model.weights.weights"' in html and 'id="weights"' in html  # Sphinx's anchor and nbdev's
 
@@ -110,20 +122,24 @@ def test_names_link_to_their_documentation(site):
 
 def test_readme_is_in_step(tmp_path):
     "README.md and its pictures are what nbs/index.ipynb gives"
-    subprocess.run([*build, '--readme', '--out', tmp_path], check=True, capture_output=True)
+    subprocess.run([*build, '--readme', '--out', tmp_path], check=True, capture_output=True, timeout=300)
     for made in (p for p in tmp_path.rglob('*') if p.is_file()):
         there = root/made.relative_to(tmp_path)
-        assert there.exists() and filecmp.cmp(made, there, shallow=False), f"{there.name}: run python nbs/_sphinx/build.py --readme"
+        same = there.exists() and filecmp.cmp(made, there, shallow=False)
+        assert same, f"{there.name}: run python nbs/_sphinx/build.py --readme"
 
 def test_links_of_the_readme_lead_somewhere():
     text = (root/'README.md').read_text(encoding='utf-8')
     for target in re.findall(r'\]\((?![a-z]+:|#)([^)#\s]+)', text): assert (root/target).exists(), target
 
-@pytest.mark.parametrize('toc,says', [('- A: [nowhere]', 'no such notebook'), ('- A: []', 'does not list'), ('- A: [model/weights, model/weights]', 'twice')])
+@pytest.mark.parametrize('toc,says', [
+    ('- A: [nowhere]', 'no such notebook'), ('- A: []', 'does not list'),
+    ('- A: [model/weights, model/weights]', 'twice')])
 def test_a_page_missing_from_the_contents_stops_the_build(tmp_path, toc, says):
     (tmp_path/'toc.yml').write_text(toc)
-    code = f"import sys; sys.path.insert(0, {str(root/'nbs/_sphinx')!r}); import build; build.read_toc(build.Path({str(tmp_path/'toc.yml')!r}))"
-    res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    code = f"""import sys; sys.path.insert(0, {str(root/'nbs/_sphinx')!r})
+import build; build.read_toc(build.Path({str(tmp_path/'toc.yml')!r}))"""
+    res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
     assert res.returncode == 1 and says in res.stderr
 
 def test_a_committed_error_stops_the_build():

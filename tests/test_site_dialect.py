@@ -33,10 +33,13 @@ def test_callouts():
     assert md('::: {.callout-warning}\nx\n:::') == ':::{warning}\nx\n:::'
     assert md('::: {.callout-note title="Mind"}\nx\n:::') == ':::{admonition} Mind\n:class: note\nx\n:::'
 
-def test_headings_go_one_deeper_at_most(): assert md('#### deep').startswith('## ') and md('## a\n\n### b') == '## a\n\n### b'
+def test_headings_go_one_deeper_at_most():
+    assert md('#### deep').startswith('## ') and md('## a\n\n### b') == '## a\n\n### b'
+
 def test_a_percent_sign_opens_no_comment(): assert md('% of rows') == '\\% of rows'
 def test_a_displayed_formula_stands_alone(): assert md('so $$a=b$$ and') == 'so\n\n$$a=b$$\n\nand'
-def test_links_to_pages_and_texts(): assert md('[a](x.html#y) [b](../CHANGELOG.md) [c](../LICENSE)') == '[a](x.ipynb#y) [b](/changelog.md) c'
+def test_links_to_pages_and_texts():
+    assert md('[a](x.html#y) [b](../CHANGELOG.md) [c](../LICENSE)') == '[a](x.ipynb#y) [b](/changelog.md) c'
 
 def test_use_comes_before_the_reference_and_tests_after():
     from dialect import in_order, split
@@ -61,17 +64,20 @@ def test_a_record_of_a_callback():
     rec = record(L1, 'L1')
     assert rec.kind == 'class' and rec.call.startswith('(l1=0.0001, only=None, skip=None')
     l1 = next(p for p in rec.params if p.name == 'l1')
-    assert l1.anno == '' and l1.default == '0.0001' and 'Strength' in l1.doc  # a type is shown where it is written, not guessed from the default
+    # a type is shown where it is written, not guessed from the default
+    assert l1.anno == '' and l1.default == '0.0001' and 'Strength' in l1.doc
     from fastai_ext.init.callback import Init
     assert 'int' in next(p for p in record(Init, 'Init').params if p.name == 'seed').anno
     assert 'class L1(' in rec.source and not any(m.name.endswith('.before_fit') for m in rec.members)
 
 def test_tables_of_the_readme():
     from readme import table
-    assert table('<table><tr><th>a</th><th>b</th></tr><tr><td>1</td><td>x|y</td></tr></table>') == '| a | b |\n|---|---|\n| 1 | x\\|y |'
+    html = '<table><tr><th>a</th><th>b</th></tr><tr><td>1</td><td>x|y</td></tr></table>'
+    assert table(html) == '| a | b |\n|---|---|\n| 1 | x\\|y |'
     assert table('<p>no table</p>') == ''
 
 def test_names_are_shown_in_the_order_of_the_source():
     from pages import read_page
     shown = [c.show.name for c in read_page(root/'nbs/init/schemes.ipynb', root).cells if getattr(c, 'show', None)]
-    assert [n for n in shown if n in ('zeros','ones','constant','uniform','normal','trunc_normal')] == ['zeros','ones','constant','uniform','normal','trunc_normal']
+    names = ['zeros','ones','constant','uniform','normal','trunc_normal']
+    assert [n for n in shown if n in names] == names

@@ -15,8 +15,8 @@ from .core import BinaryLoss, ClassLoss
 class Focal(ClassLoss):
     """Focal loss, `(1-p)**gamma * -log p`: easy examples count less. With `gamma=0` it is cross-entropy.
 
-    p is the probability that the network gives, class weights apart. Lin et al., *Focal Loss for Dense Object Detection*, 2017, arXiv 1708.02002.
-    Raises `ValueError` for `gamma` < 0."""
+    p is the probability that the network gives, class weights apart. Lin et al., *Focal Loss for Dense Object
+    Detection*, 2017, arXiv 1708.02002. Raises `ValueError` for `gamma` < 0."""
     def __init__(self,
         gamma:float=2., # How strongly easy examples are left out, >= 0
         weight=None,    # Weight of each class, C numbers >= 0; None: all 1
@@ -35,7 +35,9 @@ class Focal(ClassLoss):
 def _focal(logp, gamma): return -logp if gamma == 0 else -(-torch.expm1(logp)).clamp(min=1e-12)**gamma*logp
 
 class BinaryFocal(BinaryLoss):
-    """Focal loss for yes-or-no answers, one or many for each item (Lin et al., 2017, arXiv 1708.02002). Raises `ValueError` for `gamma` < 0."""
+    """Focal loss for yes-or-no answers, one or many for each item. Lin et al., 2017, arXiv 1708.02002.
+
+    Raises `ValueError` for `gamma` < 0."""
     def __init__(self,
         gamma:float=2.,   # How strongly easy answers are left out, >= 0
         pos_weight=None,  # Weight of yes, > 0: a number, or one for each label; the paper's alpha/(1-alpha)
@@ -72,10 +74,10 @@ class Poly1(ClassLoss):
     def extra_repr(self): return ', '.join(o for o in (f'epsilon={self.epsilon}', super().extra_repr()) if o)
 
 class GeneralizedCE(ClassLoss):
-    """Generalized cross-entropy, `(1-p**q)/q`: between cross-entropy (`q` near 0) and mean absolute error (`q=1`), for noisy labels.
+    """Generalized cross-entropy, `(1-p**q)/q`, for noisy labels: cross-entropy for `q` near 0, absolute error for 1.
 
-    Zhang and Sabuncu, *Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels*, 2018, arXiv 1805.07836.
-    Raises `ValueError` for `q` outside (0, 1]."""
+    Zhang and Sabuncu, *Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels*, 2018,
+    arXiv 1805.07836. Raises `ValueError` for `q` outside (0, 1]."""
     def __init__(self,
         q:float=.7,  # 0 < q <= 1: the larger, the less a wrong label can do, and the slower the start
         weight=None, # Weight of each class, C numbers >= 0; None: all 1
@@ -92,10 +94,10 @@ class GeneralizedCE(ClassLoss):
     def extra_repr(self): return ', '.join(o for o in (f'q={self.q}', super().extra_repr()) if o)
 
 class SymmetricCE(ClassLoss):
-    """Symmetric cross-entropy, `alpha*CE + beta*RCE`: in the second the roles of target and prediction are exchanged, for noisy labels.
+    """Symmetric cross-entropy, `alpha*CE + beta*RCE`, for noisy labels: RCE exchanges target and prediction.
 
-    With log 0 taken for -4, the reverse cross-entropy of a class number is `4*(1-p)`. Wang et al., *Symmetric Cross Entropy for Robust Learning with
-    Noisy Labels*, 2019, arXiv 1908.06112. Raises `ValueError` for numbers < 0."""
+    With log 0 taken for -4, the reverse cross-entropy of a class number is `4*(1-p)`. Wang et al., *Symmetric Cross
+    Entropy for Robust Learning with Noisy Labels*, 2019, arXiv 1908.06112. Raises `ValueError` for numbers < 0."""
     def __init__(self,
         alpha:float=.1, # Weight of cross-entropy, >= 0
         beta:float=1.,  # Weight of reverse cross-entropy, >= 0
@@ -103,14 +105,16 @@ class SymmetricCE(ClassLoss):
         **kwargs,       # Further options of `ClassLoss`: `ignore_index`, `label_smoothing`, `reduction`, `axis`
     ):
         super().__init__(weight, **kwargs)
-        if not (alpha >= 0 and beta >= 0): raise ValueError(f"SymmetricCE: alpha={alpha}, beta={beta}; give numbers >= 0")
+        if not (alpha >= 0 and beta >= 0):
+            raise ValueError(f"SymmetricCE: alpha={alpha}, beta={beta}; give numbers >= 0")
         self.alpha,self.beta = alpha,beta
     def phi(self,
         logp, # Log-probabilities, any shape
     ):        # What is paid, the same shape
         "-alpha log p + 4 beta (1-p)"
         return -self.alpha*logp - 4*self.beta*torch.expm1(logp)
-    def extra_repr(self): return ', '.join(o for o in (f'alpha={self.alpha}, beta={self.beta}', super().extra_repr()) if o)
+    def extra_repr(self):
+        return ', '.join(o for o in (f'alpha={self.alpha}, beta={self.beta}', super().extra_repr()) if o)
 
 # %% ../../nbs/losses/variants.ipynb #86e9efab
 def _targets(data):
@@ -125,22 +129,24 @@ def _targets(data):
 
 def class_weights(
     data,            # `DataLoaders` (their training set), class numbers, or a dict class number → count
-    beta:float=None, # None: inverse of the share; 0 to below 1, for example .999: inverse of the effective number of samples
+    beta:float=None, # None: inverse of the share; 0 to below 1, for example .999: of the effective number of samples
     n:int=None,      # Number of classes; None: the largest class number + 1, or that of the vocabulary
-):                   # Tensor of `n` weights for `CrossEntropy(weight=…)`; their mean over the data (over the classes with `beta`) is 1
-    """Class-balanced weights from the training data.
+):                   # Tensor of `n` weights for `CrossEntropy(weight=…)`
+    """Class-balanced weights from the training data; their mean over the data is 1 (with `beta` over the classes).
 
     Effective number: Cui et al., *Class-Balanced Loss Based on Effective Number of Samples*, 2019, arXiv 1901.05555.
     Raises `ValueError` for a class without samples or `beta` outside [0, 1)."""
-    if beta is not None and not 0 <= beta < 1: raise ValueError(f"class_weights: beta={beta}; give None or a number from 0 to below 1, for example .999")
+    if beta is not None and not 0 <= beta < 1:
+        raise ValueError(f"class_weights: beta={beta}; give None or a number from 0 to below 1, for example .999")
     if isinstance(data, Mapping): counts = torch.tensor([float(data[i]) for i in range(max(data)+1)])
     else:
         vocab = getattr(data, 'vocab', None)
         if n is None and hasattr(data, 'train') and vocab is not None:
             n = len(vocab[-1] if isinstance(vocab[0], (list,tuple)) else vocab)
         counts = torch.bincount(_targets(data).long().flatten(), minlength=n or 0).float()
-    if (empty := (counts == 0).nonzero().flatten().tolist()):
-        raise ValueError(f"class_weights: no sample of class {', '.join(map(str, empty))} in the training data; leave the class out or give its weight by hand")
+    if empty := (counts == 0).nonzero().flatten().tolist():
+        raise ValueError(f"class_weights: no sample of class {', '.join(map(str, empty))} in the training data; "
+                         "leave the class out or give its weight by hand")
     if beta is None: return counts.sum()/(len(counts)*counts)
     inverse = (1-beta)/(1-beta**counts)
     return inverse*len(counts)/inverse.sum()
