@@ -1,5 +1,5 @@
 "The command that shows it all: a page that stands alone, and nothing harmed"
-import io, os, re, signal, subprocess, sys
+import io, os, re, signal, subprocess, sys, threading
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -7,10 +7,12 @@ import pytest
 from browser import Browser, chromium
 from conftest import root
 
-command = [sys.executable, '-W', 'ignore', '-c', 'import sys; from fastai_ext.demo.command import main; sys.exit(main())']
+run_main = 'import sys; from fastai_ext.demo.command import main; sys.exit(main())'
+command = [sys.executable, '-W', 'ignore', '-c', run_main]
 env = {**os.environ, 'PYTHONPATH': str(root), 'OMP_NUM_THREADS': '1'}
 
-def demo(*args, cwd=None): return subprocess.run([*command, *map(str, args)], cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+def demo(*args, cwd=None):
+    return subprocess.run([*command, *map(str, args)], cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
 
 @pytest.fixture(scope='module')
 def quick(tmp_path_factory):
@@ -53,18 +55,20 @@ def test_the_page_shows_the_four_families(quick):
     text = (quick[0]/'index.html').read_text(encoding='utf-8')
     assert re.findall(r'<section id="(\w+)"', text) == ['start','sparse','table','marks']
     plain = re.sub(r'<[^>]+>', '', text)
-    for o in ("Init('kaiming_normal', seed=seed)", "L1(l1)", "tree_learner(dls, 'rf', seed=seed)", 'ensemble(learn, forest, extra',
-              "Mark('PROOF'", 'Watermark(text='):
+    for o in ("Init('kaiming_normal', seed=seed)", "L1(l1)", "tree_learner(dls, 'rf', seed=seed)",
+              'ensemble(learn, forest, extra', "Mark('PROOF'", 'Watermark(text='):
         assert o in plain.replace('&#x27;', "'"), o
     assert text.count('<svg') == 5 and text.count('<img ') == 12+6+6 and 'fastai-ext-demo --seed 3 --quick' in plain
-    rows = re.findall(r'<th scope="row">(ensemble|network)</th><td>([\d.]*)</td><td>([\d,]+)</td><td>([\d.]+)</td>', text)
+    cells = r'<th scope="row">(ensemble|network)</th><td>([\d.]*)</td><td>([\d,]+)</td><td>([\d.]+)</td>'
+    rows = re.findall(cells, text)
     assert len(rows) == 2 and all(abs(float(r[2].replace(',',''))**.5 - float(r[3])) < .2 for r in rows)
     crops = re.findall(r'alt="Training picture \d".*?base64,([^"]+)"', text)
     assert len(set(crops)) == 6  # each is marked elsewhere
 
 def test_one_line_for_each_part(quick):
     lines = quick[1].stdout.splitlines()
-    assert [o.split('█')[0].strip() for o in lines if '█' in o] == ['A right start','Few weights','Trees beside a network','Marked photographs']
+    parts = ['A right start','Few weights','Trees beside a network','Marked photographs']
+    assert [o.split('█')[0].strip() for o in lines if '█' in o] == parts
     assert lines[-1].startswith(str(quick[0]/'index.html')) and quick[1].stderr == ''
 
 @pytest.mark.skipif(chromium() is None, reason='no Chromium here to look at the page')
@@ -90,7 +94,8 @@ def test_a_second_run_takes_the_place_of_the_first(quick):
         check_out(quick[0])
         write(quick[0], page('Again', '', [], [], ''))
         check_out(quick[0])
-        assert '<title>Again</title>' in (quick[0]/'index.html').read_text(encoding='utf-8') and os.listdir(quick[0]) == ['index.html']
+        assert '<title>Again</title>' in (quick[0]/'index.html').read_text(encoding='utf-8')
+        assert os.listdir(quick[0]) == ['index.html']
     finally: (quick[0]/'index.html').write_text(old, encoding='utf-8')
 
 # --- what is in the way
@@ -100,23 +105,31 @@ def below_a_file(d): (d/'file').write_text('mine'); return d/'file'/'out'
 def others_files(d): (d/'out').mkdir(); (d/'out'/'notes.txt').write_text('mine'); return d/'out'
 def others_page(d): (d/'out').mkdir(); (d/'out'/'index.html').write_text('<title>mine</title>'); return d/'out'
 def a_broken_link(d): (d/'out').symlink_to(d/'nowhere'); return d/'out'
-def a_linked_page(d): (d/'out').mkdir(); (d/'real.html').write_text('mine'); (d/'out'/'index.html').symlink_to(d/'real.html'); return d/'out'
+def a_linked_page(d):
+    (d/'out').mkdir()
+    (d/'real.html').write_text('mine')
+    (d/'out'/'index.html').symlink_to(d/'real.html')
+    return d/'out'
 def no_folder_to_be(d):
-    if not Path('/proc/self').exists(): pytest.skip('there is no /proc here, the one place where even root cannot write')
+    if not Path('/proc/self').exists():
+        pytest.skip('there is no /proc here, the one place where even root cannot write')
     return Path('/proc/fastai_ext_demo')
 
-def tree(d): return {p.relative_to(d): (p.read_bytes() if p.is_file() else os.readlink(p) if p.is_symlink() else None) for p in d.rglob('*')}
+def content(p): return p.read_bytes() if p.is_file() else os.readlink(p) if p.is_symlink() else None
+def tree(d): return {p.relative_to(d): content(p) for p in d.rglob('*')}
 
 @pytest.mark.parametrize('make,match', [
-    (a_file, 'is not a folder'), (below_a_file, 'cannot be written to'), (others_files, r'holds what a demo did not write \(notes.txt\)'),
-    (others_page, r'did not write \(index.html\)'), (a_broken_link, 'is not a folder'), (a_linked_page, r'did not write \(index.html\)'),
+    (a_file, 'is not a folder'), (below_a_file, 'cannot be written to'),
+    (others_files, r'holds what a demo did not write \(notes.txt\)'), (others_page, r'did not write \(index.html\)'),
+    (a_broken_link, 'is not a folder'), (a_linked_page, r'did not write \(index.html\)'),
     (no_folder_to_be, 'cannot be written to'),
 ], ids=lambda o: getattr(o, '__name__', ''))
 def test_what_is_in_the_way_is_left_alone(make, match, tmp_path):
     out = make(tmp_path)
     before = tree(tmp_path)
     res = demo('--out', out)
-    assert res.returncode == 2 and res.stdout == '' and len(res.stderr.splitlines()) == 1 and re.search(match, res.stderr), res.stderr
+    assert res.returncode == 2 and res.stdout == '' and len(res.stderr.splitlines()) == 1, res.stderr
+    assert re.search(match, res.stderr), res.stderr
     assert tree(tmp_path) == before
 
 def test_an_empty_folder_is_fine_and_a_check_leaves_nothing(tmp_path):
@@ -125,25 +138,32 @@ def test_an_empty_folder_is_fine_and_a_check_leaves_nothing(tmp_path):
     check_out(tmp_path/'a'/'b')
     assert os.listdir(tmp_path) == []
 
-@pytest.mark.parametrize('args', [['--seed','-1'], ['--seed','x'], ['--seed',str(2**32)], ['--out',''], ['--nonsense']], ids=' '.join)
+@pytest.mark.parametrize('args', [['--seed','-1'], ['--seed','x'], ['--seed',str(2**32)], ['--out',''], ['--nonsense']],
+                         ids=' '.join)
 def test_arguments_that_do_not_fit(args, tmp_path):
     res = demo(*args, cwd=tmp_path)
     assert res.returncode == 2 and 'error:' in res.stderr and os.listdir(tmp_path) == []
 
 def test_help_imports_nothing_heavy():
-    code = ('import sys, fastai_ext.demo.command as d\ntry: d.main(["--help"])\nexcept SystemExit as e: assert e.code == 0\n'
+    code = ('import sys, fastai_ext.demo.command as d\n'
+            'try: d.main(["--help"])\nexcept SystemExit as e: assert e.code == 0\n'
             'assert not {"torch","fastai","numpy","PIL"} & set(sys.modules)')
-    res = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
+    res = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True, timeout=120)
     assert res.returncode == 0 and '--quick' in res.stdout, res.stderr
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='Windows sends Ctrl-C to a whole console, the tests with it')
 def test_an_interrupt_leaves_nothing(tmp_path):
-    with subprocess.Popen([*command, '--out', str(tmp_path/'out')], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as p:
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen([*command, '--out', str(tmp_path/'out')], env=env, **pipes) as p:
+        late = threading.Timer(120, p.kill)
+        late.start()
         for line in p.stdout:
             if '█' in line: break  # the first part is done, the second runs
         p.send_signal(signal.SIGINT)
         _,err = p.communicate(timeout=60)
-    assert p.returncode == 130 and err.strip() == 'fastai-ext-demo: interrupted; no page was written' and os.listdir(tmp_path) == []
+        late.cancel()
+    assert p.returncode == 130 and os.listdir(tmp_path) == []
+    assert err.strip() == 'fastai-ext-demo: interrupted; no page was written'
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='Windows has no limit on the size of a file')
 def test_a_failing_write_leaves_nothing(tmp_path):
@@ -151,7 +171,8 @@ def test_a_failing_write_leaves_nothing(tmp_path):
             "resource.setrlimit(resource.RLIMIT_FSIZE, (1000,1000))\n"
             "try: write(Path(sys.argv[1])/'a'/'b', 'x'*10_000)\nexcept OSError as e: print(e.strerror)")
     plain = {k:v for k,v in env.items() if not k.startswith('COV')}  # the limit would be that of coverage's files too
-    res = subprocess.run([sys.executable, '-B', '-c', code, str(tmp_path)], env=plain, capture_output=True, text=True)
+    res = subprocess.run([sys.executable, '-B', '-c', code, str(tmp_path)], env=plain, capture_output=True, text=True,
+                         timeout=120)
     assert res.stdout.strip() == 'File too large' and os.listdir(tmp_path) == [], res.stderr
 
 def test_the_bar_on_a_terminal():

@@ -48,7 +48,8 @@ def close_to_twin(learn):
 
 @pytest.mark.parametrize('opt', optimizers)
 def test_ema_is_torchs(opt, tmp_path):
-    learn = fit(learner(EMA(.9, warmup=False), Mirror(multi_avg_fn=get_ema_multi_avg_fn(.9)), path=tmp_path, opt_func=optimizers[opt]), 2)
+    mirror = Mirror(multi_avg_fn=get_ema_multi_avg_fn(.9))
+    learn = fit(learner(EMA(.9, warmup=False), mirror, path=tmp_path, opt_func=optimizers[opt]), 2)
     close_to_twin(learn)
     raw = fit(learner(path=tmp_path, opt_func=optimizers[opt]), 2)
     assert not torch.allclose(raw.model[0][1].running_mean, learn.model[0][1].running_mean)  # BatchNorm is averaged,
@@ -103,7 +104,8 @@ class Reseed(Callback):
         import random
         self.learn.dls.train.rng = random.Random(100+self.epoch)
 
-averages = {'EMA': partial(EMA, .9), 'EMA late, every 2': partial(EMA, .9, 2, .3), 'SWA': partial(SWA, .25), 'SWA by steps': partial(SWA, .2, 3, False)}
+averages = {'EMA': partial(EMA, .9), 'EMA late, every 2': partial(EMA, .9, 2, .3),
+            'SWA': partial(SWA, .25), 'SWA by steps': partial(SWA, .2, 3, False)}
 
 @pytest.mark.parametrize('opt,with_opt', [*((o, True) for o in optimizers), ('plain SGD', False)])
 @pytest.mark.parametrize('avg', averages)
@@ -116,12 +118,14 @@ def test_killed_and_resumed(avg, opt, with_opt, tmp_path):
     resumed = make(seed=5).load('model_1', with_opt=with_opt)  # another process, that starts from other weights
     fit(resumed, 4, cbs=averages[avg](), start_epoch=2)
     assert same(weights_of(whole, buffers=True), weights_of(resumed, buffers=True))
-    assert [r[1:] for r in whole.recorder.values][2:]==[r[1:] for r in resumed.recorder.values][-2:]  # the first is fastai's smoothed loss, which starts anew
+    shown = lambda learn: [r[1:] for r in learn.recorder.values][-2:]  # the first is smoothed, and starts anew
+    assert shown(whole)==shown(resumed)
 
 def test_resuming_without_an_average_says_so(tmp_path):
     learn = learner(path=tmp_path)
     fit(learn, 1).save('plain')
-    with pytest.warns(UserWarning, match='averaging starts anew'): fit(learner(EMA(), path=tmp_path).load('plain'), 2, start_epoch=1)
+    other = learner(EMA(), path=tmp_path).load('plain')
+    with pytest.warns(UserWarning, match='averaging starts anew'): fit(other, 2, start_epoch=1)
 
 def test_a_checkpoint_is_the_average_for_everybody_else(tmp_path):
     learn = fit(learner(EMA(.9), SaveModelCallback(every_epoch=True), path=tmp_path), 2)
@@ -207,8 +211,9 @@ def test_training_itself_is_unchanged(tmp_path):
     assert a.recorder.losses==b.recorder.losses
     assert not same(weights_of(a), weights_of(b))
 
-@pytest.mark.parametrize('bad,words', [(lambda: EMA(1.), 'decay=1.0'), (lambda: EMA(float('nan')), 'decay=nan'), (lambda: EMA(-.1), 'decay=-0.1'),
-                                       (lambda: EMA(every=0), 'every=0'), (lambda: SWA(1.), 'start=1.0'), (lambda: SWA(every=1.5), 'every=1.5')])
+@pytest.mark.parametrize('bad,words', [
+    (lambda: EMA(1.), 'decay=1.0'), (lambda: EMA(float('nan')), 'decay=nan'), (lambda: EMA(-.1), 'decay=-0.1'),
+    (lambda: EMA(every=0), 'every=0'), (lambda: SWA(1.), 'start=1.0'), (lambda: SWA(every=1.5), 'every=1.5')])
 def test_bad_input(bad, words):
     with pytest.raises(ValueError, match=words): bad()
 

@@ -1,5 +1,7 @@
 "Dropout of every kind: found, set, scheduled, exchanged, and used to doubt predictions"
 
+import math
+
 import pytest, timm, torch, torchvision
 from torch import nn
 import fastai.callback.progress  # noqa: F401  gives a learner `no_bar`
@@ -61,18 +63,20 @@ def learner(body, ints=False, loss=None, n=12, classes=2):
     set_seed(0)
     x,y = torch.randn(n, 6),torch.arange(n)%classes
     dl = DataLoader(list(zip(x, y)), bs=5)
-    return Learner(DataLoaders(dl, dl), nn.Sequential(nn.BatchNorm1d(6), Net(body, ints)), loss or CrossEntropyLossFlat())
+    net = nn.Sequential(nn.BatchNorm1d(6), Net(body, ints))
+    return Learner(DataLoaders(dl, dl), net, loss or CrossEntropyLossFlat())
 
 @pytest.mark.parametrize('name', with_batchnorm)
 def test_mc_dropout_sees_every_kind(name):
     learn = learner(with_batchnorm[name](), ints=name=='AWD_LSTM')
     learn.model[0].running_mean.fill_(.3)
     learn.model.train()
-    modes,state,rng = [m.training for m in learn.model.modules()],{k: v.clone() for k,v in learn.model.state_dict().items()},torch.get_rng_state()
+    modes,rng = [m.training for m in learn.model.modules()],torch.get_rng_state()
+    state = {k: v.clone() for k,v in learn.model.state_dict().items()}
     with learn.no_bar(): res = learn.mc_preds(8)
     assert (res.std > 0).any() and res.passes.shape==(8,12,2)
     assert [m.training for m in learn.model.modules()]==modes and torch.equal(torch.get_rng_state(), rng)
-    assert all(torch.equal(v, state[k]) for k,v in learn.model.state_dict().items())  # BatchNorm stayed in evaluation mode
+    for k,v in learn.model.state_dict().items(): assert torch.equal(v, state[k])  # BatchNorm stayed in evaluation mode
     torch.testing.assert_close(res.mean.sum(1), torch.ones(12))
     with learn.no_bar(): again = learn.mc_preds(8)
     assert torch.equal(again.passes, res.passes)
@@ -114,18 +118,20 @@ def test_information():
     even = torch.full((4,1,2), .5)
     for probs,total,shared in ((certain, 0., 0.), (split, 2., 2.), (even, 2., 0.)):
         t,s = mutual_information(probs)
-        assert abs(t.item()-torch.tensor(max(total, 1.)).log().item()) < 1e-6 and abs(s.item()-torch.tensor(max(shared, 1.)).log().item()) < 1e-6
+        for got,want in ((t, total), (s, shared)): assert got.item()==pytest.approx(math.log(max(want, 1.)), abs=1e-6)
     t,s = mutual_information(split[...,0], None)
     assert abs(t.item()-.6931) < 1e-3 and abs(s.item()-.6931) < 1e-3
     images = torch.rand(5,3,4,2,2).softmax(2)
-    assert mutual_information(images, 1)[0].shape==(3,2,2) and torch.equal(mutual_information(images, 1)[1], mutual_information(images, -3)[1])
+    a,b = mutual_information(images, 1),mutual_information(images, -3)
+    assert a[0].shape==(3,2,2) and torch.equal(a[1], b[1])
 
 def test_mc_order_targets_and_other_losses():
     learn = learner(nn.Sequential(nn.Dropout(.2), nn.Linear(6,2)))
     train = learn.dls.train.new(shuffle=True)
     with learn.no_bar():
         a,b = learn.mc_preds(300, dl=train),learn.mc_preds(300)
-    assert torch.equal(a.targs, b.targs) and (a.mean-b.mean).abs().max() < .15  # in the order of the items, whatever the loader's
+    # in the order of the items, whatever the loader's
+    assert torch.equal(a.targs, b.targs) and (a.mean-b.mean).abs().max() < .15
     learn.loss_func = BCEWithLogitsLossFlat()
     with learn.no_bar(): res = learn.mc_preds(4, dl=DataLoader([(o[0],) for o in learn.dls.valid_ds], bs=4))
     assert res.entropy.shape==(12,2) and (res.entropy <= .6932).all()
@@ -166,7 +172,8 @@ def test_dropouts_of_known_models():
     assert (enc.self_attn.dropout, enc.dropout1.p)==(.4,.2)
     assert not len(dropouts(nn.LSTM(2, 3, dropout=0.))) and len(dropouts(nn.LSTM(2, 3, num_layers=2)))
 
-@pytest.mark.parametrize('to,kind', [('spatial',nn.Dropout2d), ('block',torchvision.ops.DropBlock2d), ('path',StochasticDepth)])
+@pytest.mark.parametrize('to,kind', [('spatial',nn.Dropout2d), ('block',torchvision.ops.DropBlock2d),
+                                     ('path',StochasticDepth)])
 def test_replace(to, kind):
     net = nn.Sequential(nn.Conv2d(1,4,3), nn.Dropout(.3), nn.Conv2d(4,4,3)).eval()
     x = torch.randn(2,1,12,12)
@@ -192,13 +199,16 @@ def test_drop_connect_drops_weights():
     assert abs((net.train()[1].weight==0).float().mean()-.5) < .03
 
 bad = {
-    'rate': (lambda: set_dropout(nn.Dropout(.1), 1.), 'p=1.0'), 'nan': (lambda: set_dropout(nn.Dropout(.1), float('nan')), 'p=nan'),
+    'rate': (lambda: set_dropout(nn.Dropout(.1), 1.), 'p=1.0'),
+    'nan': (lambda: set_dropout(nn.Dropout(.1), float('nan')), 'p=nan'),
     'kind': (lambda: set_dropout(nn.Dropout(.1), .1, 'drop'), "kind 'drop' is unknown"),
     'none of it': (lambda: set_dropout(nn.Dropout(.1), .1, 'path'), 'only dropout'),
-    'none': (lambda: set_dropout(nn.Linear(1,1), .1), 'the model has no dropout'), 'to': (lambda: replace_dropout(nn.Dropout(.1), 'x'), "to='x'"),
+    'none': (lambda: set_dropout(nn.Linear(1,1), .1), 'the model has no dropout'),
+    'to': (lambda: replace_dropout(nn.Dropout(.1), 'x'), "to='x'"),
     'how': (lambda: DropoutSchedule('sometimes'), "how='sometimes'"), 'p': (lambda: DropoutSchedule(p=-.1), 'p=-0.1'),
     'part': (lambda: DropoutSchedule(part=0), 'part=0'),
-    'connect p': (lambda: DropConnect(2), 'p=2'), 'end': (lambda: replace_dropout(nn.Sequential(nn.Linear(1,1), nn.Dropout(.1)), 'connect'), "behind '1'"),
+    'connect p': (lambda: DropConnect(2), 'p=2'),
+    'end': (lambda: replace_dropout(nn.Sequential(nn.Linear(1,1), nn.Dropout(.1)), 'connect'), "behind '1'"),
 }
 @pytest.mark.parametrize('name', bad)
 def test_bad_input(name):
@@ -217,7 +227,8 @@ def fit(learn, *args, **kwargs):
     return learn
 
 def test_schedules(tmp_path):
-    for how,f in (('early', lambda t: max(0, 1-t/.5)), ('late', lambda t: float(t >= .5)), (lambda t: t**2, lambda t: t**2)):
+    factors = {'early': lambda t: max(0, 1-t/.5), 'late': lambda t: float(t >= .5)}
+    for how,f in (*factors.items(), (lambda t: t**2, lambda t: t**2)):
         learn = fit(dropout_learner(cbs=[DropoutSchedule(how, .4, part=.5), See()]), 4)
         n = len(learn.see.seen)
         assert learn.see.seen==pytest.approx([.4*f(i/n) for i in range(n)], abs=1e-6) and learn.model[1][1].p==.2

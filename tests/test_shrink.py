@@ -3,7 +3,8 @@ import copy, warnings
 from functools import partial
 
 import pytest, timm, torch, torchvision
-from fastai.basics import (Adam, CrossEntropyLossFlat, DataLoader, DataLoaders, Learner, MSELossFlat, OptimWrapper, SGD, set_seed)
+from fastai.basics import (Adam, Callback, CrossEntropyLossFlat, DataLoader, DataLoaders, Learner, MSELossFlat,
+                           OptimWrapper, SGD, set_seed)
 from fastai.layers import AdaptiveConcatPool2d, ConvLayer, Flatten
 from fastai.tabular.all import Categorify, Normalize, RegressionBlock, TabularDataLoaders, load_learner, tabular_learner
 from hypothesis import given, settings, strategies as st
@@ -18,13 +19,16 @@ layers = (nn.Linear, nn.modules.conv._ConvNd)
 
 def zero_rows(m, share, gen):
     "Let a share of the units of a layer have no weight"
-    rows = m.weight.data.transpose(0, 1) if isinstance(m, nn.modules.conv._ConvTransposeNd) and m.groups==1 else m.weight.data
+    turned = isinstance(m, nn.modules.conv._ConvTransposeNd) and m.groups==1
+    rows = m.weight.data.transpose(0, 1) if turned else m.weight.data
     rows[torch.rand(len(rows), generator=gen) < share] = 0
 
 def settle(net, x):
     "Batch norm with random scales and shifts, and statistics of its own"
     for m in net.modules():
-        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.affine: nn.init.normal_(m.bias); nn.init.normal_(m.weight)
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.affine:
+            nn.init.normal_(m.bias)
+            nn.init.normal_(m.weight)
     net.train()
     with torch.no_grad():
         for _ in range(2): net(x)
@@ -53,16 +57,19 @@ def test_any_chain(data):
     ch,mods = 2,[]
     for _ in range(data.draw(st.integers(1, 3))):
         out = data.draw(st.integers(2, 7))
-        conv = data.draw(st.sampled_from(['same','valid','reflect','transposed']))
-        mods += [nn.ConvTranspose2d(ch, out, 3, stride=2, padding=1, bias=data.draw(st.booleans())) if conv=='transposed' else
-                 nn.Conv2d(ch, out, 3, padding=0 if conv=='valid' else 1, padding_mode='reflect' if conv=='reflect' else 'zeros',
-                           bias=data.draw(st.booleans()))]
+        conv,bias = data.draw(st.sampled_from(['same','valid','reflect','transposed'])),data.draw(st.booleans())
+        if conv=='transposed': mods.append(nn.ConvTranspose2d(ch, out, 3, stride=2, padding=1, bias=bias))
+        else: mods.append(nn.Conv2d(ch, out, 3, padding=0 if conv=='valid' else 1, bias=bias,
+                                    padding_mode='reflect' if conv=='reflect' else 'zeros'))
         if data.draw(st.booleans()): mods.append(nn.BatchNorm2d(out))
-        mods.append(data.draw(st.sampled_from([nn.ReLU(), nn.GELU(), nn.Tanh(), nn.Sigmoid(), nn.Identity(), nn.PReLU(out), nn.LeakyReLU()])))
+        mods.append(data.draw(st.sampled_from([nn.ReLU(), nn.GELU(), nn.Tanh(), nn.Sigmoid(), nn.Identity(),
+                                               nn.PReLU(out), nn.LeakyReLU()])))
         if data.draw(st.booleans()): mods += [nn.Conv2d(out, out, 3, padding=1, groups=out), nn.BatchNorm2d(out)]
-        mods.append(data.draw(st.sampled_from([nn.Identity(), nn.MaxPool2d(2, 1), nn.AvgPool2d(3, 1, padding=1), nn.Dropout(.5)])))
+        mods.append(data.draw(st.sampled_from([nn.Identity(), nn.MaxPool2d(2, 1), nn.AvgPool2d(3, 1, padding=1),
+                                               nn.Dropout(.5)])))
         ch = out
-    pool,wide = data.draw(st.sampled_from([(nn.AdaptiveAvgPool2d(2), 4), (AdaptiveConcatPool2d(1), 2), (nn.AdaptiveMaxPool2d(1), 1)]))
+    pools = [(nn.AdaptiveAvgPool2d(2), 4), (AdaptiveConcatPool2d(1), 2), (nn.AdaptiveMaxPool2d(1), 1)]
+    pool,wide = data.draw(st.sampled_from(pools))
     mods += [pool, data.draw(st.sampled_from([nn.Flatten(), Flatten()]))]
     mods += [nn.BatchNorm1d(wide*ch)]*data.draw(st.booleans())
     mods += [nn.Linear(wide*ch, 6, bias=data.draw(st.booleans())), nn.ReLU(), nn.Linear(6, 3)]
@@ -90,7 +97,7 @@ def test_dead_units_are_folded_into_the_bias():
 
 def test_units_that_nothing_reads_go_too():
     net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
-    net[4].weight.data[:,1:] = 0  # three units of the second layer are not read; then neither are those that only they read
+    net[4].weight.data[:,1:] = 0  # three units of the second layer are not read, nor what only they read
     net[2].weight.data[0,2:] = 0
     res = check(net, torch.randn(5, 3))
     assert [(r.units, r.left) for r in res]==[(8,2), (4,1), (2,2)]
@@ -111,7 +118,8 @@ def test_resnet18():
         for m in ends: m.weight.data[:len(m.weight)//4] = 0
     x = torch.randn(2, 3, 64, 64)
     res = {r.layer: r for r in check(settle(net, x), x)}
-    assert res['layer3.0.conv1'].left < 150 and res['layer2.1.conv2'].left==97 and res['fc'].params_left < res['fc'].params
+    assert res['layer3.0.conv1'].left < 150 and res['layer2.1.conv2'].left==97
+    assert res['fc'].params_left < res['fc'].params
 
 def test_vision_transformer():
     "Units of the perceptron and whole heads go; the stream, which layer norm looks at as a whole, stays"
@@ -122,13 +130,14 @@ def test_vision_transformer():
         b.mlp.fc1.weight.data[::2] = 0
         b.attn.qkv.weight.data[384+64*i:384+64*i+64] = 0
     res = {r.layer: r for r in check(net, torch.randn(2, 3, 32, 32))}
-    assert [b.attn.num_heads for b in net.blocks]==[2, 2] and res['blocks.0.mlp.fc1'].left==384 and res['blocks.1.attn.proj'].left==192
+    assert [b.attn.num_heads for b in net.blocks]==[2, 2]
+    assert res['blocks.0.mlp.fc1'].left==384 and res['blocks.1.attn.proj'].left==192
 
 def test_grouped_convolutions():
-    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3, groups=4), nn.ReLU(), nn.Conv2d(32, 8, 1), nn.ReLU(), nn.Flatten(),
-                        nn.Linear(128, 2)).eval()
-    net[0].weight.data[[1,5,9,13]] = 0; net[0].bias.data[[1,5,9,13]] = 0  # the same place in each group, and no constant
-    net[0].weight.data[2] = 0                                            # in one group only: stays
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3, groups=4), nn.ReLU(), nn.Conv2d(32, 8, 1),
+                        nn.ReLU(), nn.Flatten(), nn.Linear(128, 2)).eval()
+    for p in (net[0].weight, net[0].bias): p.data[[1,5,9,13]] = 0  # the same place in each group, and no constant
+    net[0].weight.data[2] = 0                                      # in one group only: stays
     net[2].weight.data[[0,8,16,24]] = 0
     res = check(net, torch.randn(2, 3, 8, 8))
     assert [r.left for r in res]==[12, 28, 8, 2] and net[2].groups==4 and 'zero row stays' in res[0].note
@@ -165,11 +174,13 @@ def tied():
     return net
 
 @pytest.mark.parametrize('net,x', [
-    (Skip(), torch.randn(3, 4)), (Mixing(), torch.randn(3, 4)), (Fixed(), torch.randn(3, 1, 4, 4)), (tied(), torch.randn(3, 4)),
+    (Skip(), torch.randn(3, 4)), (Mixing(), torch.randn(3, 4)), (Fixed(), torch.randn(3, 1, 4, 4)),
+    (tied(), torch.randn(3, 4)),
     (nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 2)), torch.randn(3, 4)),
     (nn.Sequential(nn.Conv2d(1, 6, 3), nn.GroupNorm(2, 6), nn.Conv2d(6, 2, 1)), torch.randn(3, 1, 4, 4)),
     (nn.Sequential(weight_norm(nn.Linear(4, 6)), nn.ReLU(), nn.Linear(6, 2)), torch.randn(3, 4)),
-    (nn.Sequential(nn.Linear(4, 6)), torch.randn(3, 4))], ids=lambda o: type(o).__name__ if isinstance(o, nn.Module) else '')
+    (nn.Sequential(nn.Linear(4, 6)), torch.randn(3, 4))],
+    ids=lambda o: type(o).__name__ if isinstance(o, nn.Module) else '')
 def test_left_alone(net, x):
     "What the layer's units mean to others cannot be told, or is all of them"
     net.eval()
@@ -205,13 +216,15 @@ def test_skip_and_bad_input():
     with pytest.raises(ValueError, match='NaN'): shrink_model(net, torch.full((3, 4), float('nan')))
     with pytest.raises(ValueError, match='no weights'): shrink_model(nn.ReLU(), torch.randn(3, 4))
 
-@pytest.mark.parametrize('opt_func', [Adam, partial(SGD, mom=.9), partial(OptimWrapper, opt=torch.optim.AdamW)], ids=['Adam','SGD','AdamW'])
+@pytest.mark.parametrize('opt_func', [Adam, partial(SGD, mom=.9), partial(OptimWrapper, opt=torch.optim.AdamW)],
+                         ids=['Adam','SGD','AdamW'])
 def test_learner_trains_on(opt_func):
     set_seed(0)
     data = list(zip(torch.randn(64, 8), torch.randint(3, (64,)), strict=True))
     net = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
     split = lambda m: [list(m[:2].parameters()), list(m[2:].parameters())]
-    learn = Learner(DataLoaders(DataLoader(data, bs=16), DataLoader(data, bs=16)), net, CrossEntropyLossFlat(), opt_func=opt_func, splitter=split)
+    dls = DataLoaders(DataLoader(data, bs=16), DataLoader(data, bs=16))
+    learn = Learner(dls, net, CrossEntropyLossFlat(), opt_func=opt_func, splitter=split)
     with learn.no_bar(), learn.no_logging():
         learn.fit(1, 1e-2)
         learn.freeze()
@@ -221,13 +234,28 @@ def test_learner_trains_on(opt_func):
         assert learn.shrink().after < 16*8 and (learn.get_preds()[0]-before).abs().max() < 1e-5
         params = {id(p) for ps in learn.opt.param_lists for p in ps}
         assert params=={id(p) for p in net.parameters()} and learn.opt.frozen_idx==1
-        assert not net[0].weight.requires_grad and net[3].weight.requires_grad and net[1].weight.requires_grad  # batch norm trains while frozen
+        assert not net[0].weight.requires_grad and net[3].weight.requires_grad
+        assert net[1].weight.requires_grad  # batch norm trains while frozen
         frozen,head = net[0].weight.clone(),net[3].weight.clone()
         learn.fit(1, 1e-2)
         assert torch.equal(frozen, net[0].weight) and not torch.equal(head, net[3].weight)
         learn.unfreeze()
         learn.fit_one_cycle(1, 1e-2)
         assert not torch.equal(frozen, net[0].weight)
+
+def test_not_in_the_middle_of_a_fit():
+    "Averages, anchors and checkpoints of a running fit hold the weights as they are"
+    data = list(zip(torch.randn(32, 4), torch.randn(32, 1), strict=True))
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+    class Shrinks(Callback):
+        def after_epoch(self):
+            net[0].weight.data[:4] = 0
+            self.seen = self.learn.shrink(dry_run=True)
+            self.learn.shrink()
+    learn = Learner(DataLoaders(DataLoader(data, bs=8), DataLoader(data, bs=8)), net, MSELossFlat(), cbs=Shrinks())
+    with learn.no_bar(), learn.no_logging(), pytest.raises(ValueError, match='a fit is running'): learn.fit(1)
+    assert learn.shrinks.seen.after < learn.shrinks.seen.before and len(net[0].weight)==8
+    assert learn.shrink().done
 
 def test_a_torch_optimizer_of_the_user_goes_on():
     "It was built on the old weights and is used again in every fit"
@@ -247,8 +275,9 @@ def test_tables_export_and_load(tmp_path):
     from sklearn.datasets import load_diabetes
     df = load_diabetes(as_frame=True, scaled=False).frame
     df['sex'] = df.sex.map({1:'f', 2:'m'})
-    dls = TabularDataLoaders.from_df(df, procs=[Categorify, Normalize], cat_names='sex', cont_names=['age','bmi','bp'], y_names='target',
-                                     y_block=RegressionBlock(), valid_idx=range(250, 442), bs=64)
+    dls = TabularDataLoaders.from_df(df, procs=[Categorify, Normalize], cat_names='sex', y_names='target',
+                                     cont_names=['age','bmi','bp'], y_block=RegressionBlock(), bs=64,
+                                     valid_idx=range(250, 442))
     learn = tabular_learner(dls, layers=[40,20], y_range=(0,400), path=tmp_path)
     with learn.no_bar(), learn.no_logging():
         learn.fit(1)
@@ -258,7 +287,8 @@ def test_tables_export_and_load(tmp_path):
         assert res.done and (learn.get_preds()[0]-before).abs().max() < 4e-3  # of 400
         learn.export()
         loaded = load_learner(tmp_path/'export.pkl')
-        with loaded.no_bar(): assert torch.allclose(loaded.get_preds(dl=dls.valid)[0], learn.get_preds()[0], atol=1e-4)
+        with loaded.no_bar(): again = loaded.get_preds(dl=dls.valid)[0]
+        assert torch.allclose(again, learn.get_preds()[0], atol=1e-4)
         learn.save('small'); learn.fit(1); learn.load('small')
         assert torch.allclose(learn.get_preds()[0], before, atol=4e-3)
 
@@ -270,7 +300,8 @@ def test_the_random_numbers_stay():
 
 def test_conv_layers_of_fastai():
     set_seed(4)
-    net = nn.Sequential(ConvLayer(1, 8), ConvLayer(8, 16, stride=2, act_cls=nn.GELU), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3))
+    net = nn.Sequential(ConvLayer(1, 8), ConvLayer(8, 16, stride=2, act_cls=nn.GELU), nn.AdaptiveAvgPool2d(1),
+                        nn.Flatten(), nn.Linear(16, 3))
     for m in (net[0][0], net[1][0]): zero_rows(m, .5, torch.Generator().manual_seed(4))
     x = torch.randn(8, 1, 8, 8)
     res = check(settle(net, x), x)
