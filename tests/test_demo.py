@@ -55,12 +55,17 @@ def test_the_page_shows_the_four_families(quick):
     text = (quick[0]/'index.html').read_text(encoding='utf-8')
     assert re.findall(r'<section id="(\w+)"', text) == ['start','sparse','table','marks']
     plain = re.sub(r'<[^>]+>', '', text)
-    for o in ("Init('kaiming_normal', seed=seed)", "L1(l1)", "tree_learner(dls, 'rf', seed=seed)",
-              'ensemble(learn, forest, extra', "Mark('PROOF'", 'Watermark(text='):
+    for o in ("Init('kaiming_normal', seed=seed)", 'L1(3e-4)', "learns['GroupLasso'].shrink()",
+              "tree_learner(dls, 'rf', seed=seed)", 'ensemble(learn, forest, extra', "Mark('PROOF'",
+              'Watermark(text='):
         assert o in plain.replace('&#x27;', "'"), o
     assert text.count('<svg') == 5 and text.count('<img ') == 12+6+6 and 'fastai-ext-demo --seed 3 --quick' in plain
     cells = r'<th scope="row">(ensemble|network)</th><td>([\d.]*)</td><td>([\d,]+)</td><td>([\d.]+)</td>'
     rows = re.findall(cells, text)
+    before,after = (int(n.replace(',','')) for n in re.findall(r'(?:before|after)</th><td>([\d,]+)</td>', text))
+    assert before > after  # by shrink()
+    zeros = re.findall(r'>(no penalty|L1)</th>.*?<td>([\d.]+) %</td></tr>', text)
+    assert [n for n,_ in zeros]==['no penalty','L1'] and float(zeros[0][1])==0 < float(zeros[1][1])
     assert len(rows) == 2 and all(abs(float(r[2].replace(',',''))**.5 - float(r[3])) < .2 for r in rows)
     crops = re.findall(r'alt="Training picture \d".*?base64,([^"]+)"', text)
     assert len(set(crops)) == 6  # each is marked elsewhere
@@ -154,7 +159,7 @@ def test_help_imports_nothing_heavy():
 @pytest.mark.skipif(sys.platform == 'win32', reason='Windows sends Ctrl-C to a whole console, the tests with it')
 def test_an_interrupt_leaves_nothing(tmp_path):
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    with subprocess.Popen([*command, '--out', str(tmp_path/'out')], env=env, **pipes) as p:
+    with subprocess.Popen([*command, '--quick', '--out', str(tmp_path/'out')], env=env, **pipes) as p:
         late = threading.Timer(120, p.kill)
         late.start()
         for line in p.stdout:

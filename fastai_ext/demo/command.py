@@ -12,7 +12,8 @@ from .page import foreign, page, write
 
 # %% ../../nbs/demo/command.ipynb #d31ff4b0
 def _seed(s):
-    if not s.isdecimal() or int(s) >= 2**32: raise argparse.ArgumentTypeError(f"{s!r} is not a whole number from 0 to {2**32-1}")
+    if not s.isdecimal() or int(s) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{s!r} is not a whole number from 0 to {2**32-1}")
     return int(s)
 
 def _folder(s):
@@ -22,19 +23,25 @@ def _folder(s):
 def parser():
     "The arguments of the command"
     p = argparse.ArgumentParser(prog='fastai-ext-demo',
-        description="Train, regularize, weigh and mark on real data, and write a page that shows it. Nothing is downloaded.")
+        description="Train, regularize, weigh and mark on real data, and write a page that shows it. Nothing is "
+                    "downloaded.")
     p.add_argument('--out', type=_folder, default='fastai_ext_demo', metavar='FOLDER',
                    help="where index.html goes (default: fastai_ext_demo); made if it is not there")
     p.add_argument('--seed', type=_seed, default=0, metavar='N', help="same seed, same figures (default: 0)")
-    p.add_argument('--quick', action='store_true', help="fewer epochs and rows: to see that it works, not what it can do")
+    p.add_argument('--quick', action='store_true',
+                   help="fewer epochs and rows: to see that it works, not what it can do")
     return p
 
-def check_out(out):
+def check_out(
+    out, # Path of a folder
+):
     "Raise `OSError` in words if a page cannot go into the folder `out`; changes nothing"
     out = Path(out)
     if out.is_dir():
         others = foreign(out)
-        if others: raise OSError(f"{out} holds what a demo did not write ({', '.join(others[:3])}{', …' if len(others)>3 else ''}); give another --out")
+        more = ', …' if len(others)>3 else ''
+        if others:
+            raise OSError(f"{out} holds what a demo did not write ({', '.join(others[:3])}{more}); give another --out")
     elif os.path.lexists(out): raise OSError(f"{out} is not a folder; give another --out")
     _probe(out)
 
@@ -51,8 +58,10 @@ def _probe(out):
         for p in reversed(made): p.rmdir()
 
 # %% ../../nbs/demo/command.ipynb #7e09c38b
-def main(argv:list=None)->int:
-    "Run the demo with `argv`, the command line's arguments by default. Returns the exit code: 0, 2 for what is in the way, 130 if interrupted"
+def main(
+    argv:list=None, # Arguments; None: those of the command line
+)->int:
+    "Run the demo. Returns the exit code: 0, 2 for what is in the way, 130 if interrupted"
     args = parser().parse_args(argv)
     out,start = Path(args.out).expanduser(),time.perf_counter()
     try:
@@ -82,11 +91,13 @@ def _page(args, start):
         terminal = Terminal()
         tiles,sections = run(terminal, args.seed, args.quick)
     secs = time.perf_counter()-start
-    intro = (f"Four things a fastai user reaches for right after fastai, each run on this computer on real data: initialization, regularization, "
-             f"trees and marks. All of it took {secs:.0f} seconds. The code under each part is what ran; it needs fastai’s usual imports and "
-             "<code>from fastai_ext.all import *</code>.")
+    intro = (f"Four things a fastai user reaches for right after fastai, each run on this computer on real data: "
+             f"initialization, regularization, trees and marks. All of it took {secs:.0f} seconds. The code under each "
+             "part is what ran; it needs fastai’s usual imports and <code>from fastai_ext.all import *</code>.")
     took = ', '.join(f'{n.lower()} {s:.1f} s' for n,s in terminal.parts)
-    foot = (f"<p>Made by <code>fastai-ext-demo --seed {args.seed}{' --quick' if args.quick else ''}</code>: {took}. {versions()}.</p>"
-            "<p>The digits, the table and two photographs come with scikit-learn, the portrait (public domain) with matplotlib. "
+    called = f"fastai-ext-demo --seed {args.seed}{' --quick' if args.quick else ''}"
+    foot = (f"<p>Made by <code>{called}</code>: {took}. {versions()}.</p>"
+            "<p>The digits, the table and two photographs come with scikit-learn, the portrait (public domain) with "
+            "matplotlib. "
             "One seed and small data: the page shows what happened here, not what always happens.</p>")
     return page('fastai_ext at work', intro, tiles, sections, foot)

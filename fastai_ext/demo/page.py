@@ -15,29 +15,41 @@ COLOURS = dict(ink='#1a1b1c', muted='#6a6b6c', line='#dadbdc', s1='#c10101', s2=
 
 # %% ../../nbs/demo/page.ipynb #256d8f65
 _STYLE = """
-:root { color-scheme: light dark; --paper:#fbfaf7; --card:#fff; --ink:#1f1e1b; --muted:#67645c; --line:#e2dfd6; --code:#f4f2ec; --accent:#0b6e6e;
+:root { color-scheme: light dark; --paper:#fbfaf7; --card:#fff; --ink:#1f1e1b; --muted:#67645c; --line:#e2dfd6;
+  --code:#f4f2ec; --accent:#0b6e6e;
   --s1:#0b7a75; --s2:#c2570c; --s3:#8d8a81; --s4:#5a4fcf; --kw:#9a3412; --str:#1a7048; --com:#77736a; --num:#5a4fcf; }
-@media (prefers-color-scheme: dark) { :root { --paper:#161513; --card:#1e1d1a; --ink:#eceae4; --muted:#a5a198; --line:#35332e; --code:#1b1a17;
-  --accent:#63c7c0; --s1:#57c9c0; --s2:#f2a065; --s3:#8f8c84; --s4:#aaa2ff; --kw:#f0a583; --str:#86d3a6; --com:#938f85; --num:#b7b0ff; } }
+@media (prefers-color-scheme: dark) { :root { --paper:#161513; --card:#1e1d1a; --ink:#eceae4; --muted:#a5a198;
+  --line:#35332e; --code:#1b1a17;
+  --accent:#63c7c0; --s1:#57c9c0; --s2:#f2a065; --s3:#8f8c84; --s4:#aaa2ff;
+  --kw:#f0a583; --str:#86d3a6; --com:#938f85; --num:#b7b0ff; } }
 * { box-sizing:border-box } html { -webkit-text-size-adjust:100% }
-body { margin:0; background:var(--paper); color:var(--ink); font:16px/1.6 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",sans-serif; }
+body { margin:0; background:var(--paper); color:var(--ink);
+  font:16px/1.6 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",sans-serif; }
 main, header, footer { max-width:1080px; margin:0 auto; padding:0 24px; }
-header { padding-top:64px } h1 { font-size:clamp(2rem,5vw,3rem); line-height:1.1; letter-spacing:-.02em; margin:0 0 14px; }
-header p { max-width:44em; margin:0; color:var(--muted); font-size:1.08rem; } a { color:var(--accent); text-underline-offset:3px; }
-.tiles { display:grid; grid-template-columns:repeat(4,1fr); gap:1px; margin:36px 0 0; background:var(--line); border:1px solid var(--line);
+header { padding-top:64px }
+h1 { font-size:clamp(2rem,5vw,3rem); line-height:1.1; letter-spacing:-.02em; margin:0 0 14px; }
+header p { max-width:44em; margin:0; color:var(--muted); font-size:1.08rem; }
+a { color:var(--accent); text-underline-offset:3px; }
+.tiles { display:grid; grid-template-columns:repeat(4,1fr); gap:1px; margin:36px 0 0; background:var(--line);
+  border:1px solid var(--line);
   border-radius:12px; overflow:hidden; }
 .tiles a { background:var(--card); padding:18px 20px; text-decoration:none; color:inherit; display:block; }
 .tiles a:hover b { text-decoration:underline; text-decoration-thickness:2px }
-.tiles b { display:block; font-size:1.7rem; line-height:1.2; letter-spacing:-.02em; color:var(--accent); font-variant-numeric:tabular-nums; }
+.tiles b { display:block; font-size:1.7rem; line-height:1.2; letter-spacing:-.02em; color:var(--accent);
+  font-variant-numeric:tabular-nums; }
 .tiles span { display:block; font-size:.86rem; line-height:1.4; color:var(--muted); margin-top:4px; }
 section { margin:72px 0 0; padding-top:28px; border-top:1px solid var(--line); scroll-margin-top:0 }
-h2 { font-size:1.6rem; line-height:1.2; letter-spacing:-.015em; margin:0 0 10px; } h2 small { display:block; font-size:.82rem; font-weight:600;
+h2 { font-size:1.6rem; line-height:1.2; letter-spacing:-.015em; margin:0 0 10px; } h2 small { display:block;
+  font-size:.82rem; font-weight:600;
   letter-spacing:.02em; color:var(--accent); margin-bottom:6px; }
 section > p { max-width:44em; margin:0 0 20px; }
-.figs { display:grid; grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr)); gap:20px; margin:20px 0; align-items:stretch }
+.figs { display:grid; grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr)); gap:20px; margin:20px 0;
+  align-items:stretch }
 .photos { display:grid; grid-template-columns:1.674fr 1fr; gap:20px }
-figure { display:flex; flex-direction:column; margin:0; min-width:0; background:var(--card); border:1px solid var(--line); border-radius:12px; padding:16px; }
-figure svg { display:block; width:100%; height:auto; } figure svg text { font-family:system-ui,-apple-system,"Segoe UI",Roboto,sans-serif !important;
+figure { display:flex; flex-direction:column; margin:0; min-width:0; background:var(--card);
+  border:1px solid var(--line); border-radius:12px; padding:16px; }
+figure svg { display:block; width:100%; height:auto; }
+  figure svg text { font-family:system-ui,-apple-system,"Segoe UI",Roboto,sans-serif !important;
   }
 figcaption { margin-top:auto; padding-top:10px; font-size:.86rem; line-height:1.45; color:var(--muted); }
 figcaption.top { padding:0; margin:0 0 12px; color:var(--ink); font-weight:600; font-size:.95rem; }
@@ -48,22 +60,27 @@ img { display:block; width:100%; height:auto; border-radius:6px; }
 .strip { display:grid; grid-template-columns:repeat(6,1fr); gap:8px; }
 .strip.pixels { grid-template-columns:repeat(12,1fr) } .pixels img { image-rendering:pixelated; border-radius:4px; }
 .wide { grid-column:1/-1 }
-pre { margin:0; background:var(--code); border:1px solid var(--line); border-radius:12px; padding:16px 18px; overflow-x:auto;
+pre { margin:0; background:var(--code); border:1px solid var(--line); border-radius:12px; padding:16px 18px;
+  overflow-x:auto;
   font:13px/1.55 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace; tab-size:4; }
-details { margin:20px 0 0 } summary { cursor:pointer; font-weight:600; font-size:.92rem; margin-bottom:10px; color:var(--muted) }
+details { margin:20px 0 0 } summary { cursor:pointer; font-weight:600; font-size:.92rem; margin-bottom:10px;
+  color:var(--muted) }
 code { white-space:nowrap; font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace; font-size:.92em }
 pre code { white-space:pre } pre .k { color:var(--kw) } pre .s { color:var(--str) }
 pre .c { color:var(--com) } pre .n { color:var(--num) }
-.scroll { overflow-x:auto } table { border-collapse:collapse; width:100%; font-size:.9rem; font-variant-numeric:tabular-nums; }
+.scroll { overflow-x:auto } table { border-collapse:collapse; width:100%; font-size:.9rem;
+  font-variant-numeric:tabular-nums; }
 th, td { padding:7px 10px; text-align:right; border-bottom:1px solid var(--line); white-space:nowrap }
 th:first-child, td:first-child { text-align:left; padding-left:0 }
-thead th { color:var(--muted); font-weight:600; font-size:.82rem } tbody tr:last-child > * { border-bottom:0 } tbody th { font-weight:500 }
+thead th { color:var(--muted); font-weight:600; font-size:.82rem } tbody tr:last-child > * { border-bottom:0 }
+  tbody th { font-weight:500 }
 tr.best > * { font-weight:700; color:var(--accent) }
 footer { padding-bottom:56px; font-size:.88rem; color:var(--muted); }
 footer p { margin:0 0 8px; max-width:52em } footer hr { border:0; border-top:1px solid var(--line); margin:72px 0 24px }
 @media (max-width:860px) { .tiles { grid-template-columns:1fr 1fr }
   .photos { grid-template-columns:1fr } }
-@media (max-width:520px) { body { font-size:15.5px } main, header, footer { padding-left:16px; padding-right:16px } header { padding-top:40px }
+@media (max-width:520px) { body { font-size:15.5px } main, header, footer { padding-left:16px; padding-right:16px }
+  header { padding-top:40px }
 section { margin-top:52px } figure { padding:12px }
   .tiles a { padding:14px } .tiles b { font-size:1.4rem } .strip { grid-template-columns:repeat(3,1fr) }
 .strip.pixels { grid-template-columns:repeat(6,1fr) }
@@ -85,7 +102,8 @@ def page(
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">{MARK}
 <link rel="icon" href="data:,"><title>{html.escape(title)}</title><style>{_STYLE}</style></head>
-<body><header><h1>{html.escape(title)}</h1><p>{intro}</p><nav class="tiles" aria-label="The four parts">{row}</nav></header>
+<body><header><h1>{html.escape(title)}</h1><p>{intro}</p>
+<nav class="tiles" aria-label="The four parts">{row}</nav></header>
 <main>{''.join(sections)}</main><footer><hr>{foot}</footer></body></html>
 """
 
@@ -98,10 +116,17 @@ def section(
     source:str,   # The code that ran
 )->str:
     "One part of the page"
-    return (f'<section id="{id}"><h2><small>{html.escape(kicker)}</small>{html.escape(title)}</h2><p>{text}</p><div class="figs">{"".join(figures)}</div>'
-            f'<details open><summary>The code that made this</summary><pre tabindex="0"><code>{code(source)}</code></pre></details></section>')
+    return (f'<section id="{id}"><h2><small>{html.escape(kicker)}</small>{html.escape(title)}</h2><p>{text}</p>'
+            f'<div class="figs">{"".join(figures)}</div>'
+            '<details open><summary>The code that made this</summary>'
+            f'<pre tabindex="0"><code>{code(source)}</code></pre></details></section>')
 
-def figure(body, caption='', top='', wide=False):
+def figure(
+    body,       # HTML
+    caption='', # HTML below it
+    top='',     # HTML above it
+    wide=False, # Whether it takes a row of its own
+)->str:
     "A framed figure with a title above and a caption below"
     return (f'<figure{" class=wide" if wide else ""}>{f"<figcaption class=top>{top}</figcaption>" if top else ""}{body}'
             f'{f"<figcaption>{caption}</figcaption>" if caption else ""}</figure>')
@@ -123,10 +148,15 @@ def svg(
     s = re.sub(r'(url\(#|xlink:href="#)', rf'\1{name}-', s)
     for key,colour in COLOURS.items(): s = s.replace(colour, f'var(--{key})')
     w,h = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', s).groups()
-    head = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 {w} {h}" role="img" aria-label="{html.escape(label)}">'
+    head = (f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 {w} {h}" role="img" '
+            f'aria-label="{html.escape(label)}">')
     return re.sub(r'<svg [^>]*>', head, s, count=1)
 
-def picture(im, alt, quality=86):
+def picture(
+    im,        # A Pillow picture
+    alt,       # What it shows, for those who do not see it
+    quality=86 # Of the JPEG, 1 to 95
+)->str:
     "The Pillow picture `im` inside an `img`, as JPEG, or as PNG where it is tiny"
     out,small = io.BytesIO(),max(im.size) < 64
     im.convert('RGB').save(out, 'PNG' if small else 'JPEG', **({} if small else dict(quality=quality, optimize=True)))
@@ -140,18 +170,22 @@ def table(
 )->str:
     "An HTML table that scrolls by itself where it is too wide"
     esc = lambda o: html.escape(str(o))
-    body = ''.join(f'<tr{" class=best" if i==best else ""}><th scope="row">{esc(r[0])}</th>{"".join(f"<td>{esc(o)}</td>" for o in r[1:])}</tr>'
-                   for i,r in enumerate(rows))
-    return (f'<div class="scroll" tabindex="0"><table><thead><tr>{"".join(f"<th scope=col>{esc(o)}</th>" for o in head)}</tr></thead>'
+    def row(name, *cells): return f'<th scope="row">{esc(name)}</th>{"".join(f"<td>{esc(o)}</td>" for o in cells)}'
+    body = ''.join(f'<tr{" class=best" if i==best else ""}>{row(*r)}</tr>' for i,r in enumerate(rows))
+    heads = ''.join(f'<th scope=col>{esc(o)}</th>' for o in head)
+    return (f'<div class="scroll" tabindex="0"><table><thead><tr>{heads}</tr></thead>'
             f'<tbody>{body}</tbody></table></div>')
 
 # %% ../../nbs/demo/page.ipynb #fb38748b
-def code(source):
+def code(
+    source, # Of Python
+)->str:
     "Python `source` as HTML, its keywords, strings, numbers and comments marked"
     out,at,lines = [],(1,0),source.splitlines(keepends=True)
     def upto(end):
         (r,c),(er,ec) = at,end
-        return lines[r-1][c:ec] if r==er else ''.join([lines[r-1][c:], *lines[r:er-1], lines[er-1][:ec] if er <= len(lines) else ''])
+        if r==er: return lines[r-1][c:ec]
+        return ''.join([lines[r-1][c:], *lines[r:er-1], lines[er-1][:ec] if er <= len(lines) else ''])
     for t in tokenize.generate_tokens(io.StringIO(source).readline):
         kind = {tokenize.STRING:'s', tokenize.COMMENT:'c', tokenize.NUMBER:'n'}.get(t.type)
         if tokenize.tok_name[t.type].startswith('FSTRING'): kind = 's'
@@ -165,15 +199,20 @@ def code(source):
     return ''.join(out)
 
 # %% ../../nbs/demo/page.ipynb #f11303c4
-def foreign(folder):
+def foreign(
+    folder, # That exists
+)->list:
     "The names in `folder` that the demo did not write itself"
     def ours(p):
         if p.name != 'index.html' or p.is_symlink() or not p.is_file(): return False
         with p.open('rb') as f: return MARK.encode() in f.read(1000)
     return sorted(p.name for p in Path(folder).iterdir() if not ours(p))
 
-def write(folder, text):
-    "Write `text` as `index.html` in `folder`: whole or not at all. Returns its path; raises `OSError`, leaving nothing behind"
+def write(
+    folder, # Made if it is not there
+    text,   # HTML
+):
+    "Write `index.html`: whole or not at all. Returns its path; raises `OSError`, leaving nothing behind"
     folder,made = Path(folder),[]
     try:
         for p in [*reversed(folder.parents), folder]:

@@ -14,26 +14,38 @@ from fastai.torch_core import set_seed
 from matplotlib.figure import Figure
 from PIL import Image
 from .page import COLOURS as C, figure, picture, section, svg, table
-from .runs import (all_weights, convnet, diabetes, digits, epochs_of, layer_stds, mark_photographs, photographs, shown, train_sparse, train_starts,
-                                  train_table)
+from .runs import (all_weights, convnet, diabetes, digits, epochs_of, layer_stds, mark_photographs,
+                                  photographs, seconds, shown, train_sparse, train_starts, train_table)
 from ..init.auto import init_plan
 
 # %% ../../nbs/demo/show.ipynb #47aa642e
-def axes(xlabel, ylabel, **kwargs):
+def axes(
+    xlabel, # With its unit
+    ylabel, # Likewise
+    **kwargs # Of `Axes.set`
+):          # Figure and axes
     "A figure and its axes, in the page's colours"
     fig = Figure(figsize=(4.1,2.65), layout='constrained')
     ax = fig.add_subplot()
     ax.set(xlabel=xlabel, ylabel=ylabel, **kwargs)
-    for o in (ax.xaxis, ax.yaxis): o.label.set(color=C['muted'], size=8.5); o.set_tick_params(labelcolor=C['muted'], color=C['line'], labelsize=8)
+    for o in (ax.xaxis, ax.yaxis):
+        o.label.set(color=C['muted'], size=8.5)
+        o.set_tick_params(labelcolor=C['muted'], color=C['line'], labelsize=8)
     for o in ('top','right'): ax.spines[o].set_visible(False)
     for o in ('left','bottom'): ax.spines[o].set_color(C['line'])
     ax.grid(axis='y', color=C['line'], lw=.6)
     ax.set_axisbelow(True)
     return fig,ax
 
-def lines(ax, series, x=None, apart=.085):
-    "A line for each of `series`, name -> values, its name at its end; names are kept `apart`, as a fraction of the axes"
-    for colour,ys in zip(('s1','s2','s3'), series.values(), strict=False): ax.plot(x or range(1, len(ys)+1), ys, color=C[colour], lw=1.8)
+def lines(
+    ax,        # Axes to draw on
+    series,    # Name → values
+    x=None,    # Where; None: 1, 2, 3 …
+    apart=.085 # Least distance of the names, as a part of the axes
+):
+    "A line for each of `series`, its name at its end"
+    for colour,ys in zip(('s1','s2','s3'), series.values(), strict=False):
+        ax.plot(x or range(1, len(ys)+1), ys, color=C[colour], lw=1.8)
     ax.get_ylim()  # settles the limits, on which the transform depends
     to_axes = ax.transData + ax.transAxes.inverted()
     ends = [to_axes.transform((0, ys[-1]))[1] for ys in series.values()]
@@ -42,10 +54,17 @@ def lines(ax, series, x=None, apart=.085):
         at = max(ends[i], at+apart)
         ax.text(1.02, at, list(series)[i], transform=ax.transAxes, color=C[('s1','s2','s3')[i]], size=8.5, va='center')
 
-def percent(x, n=1): return f'{100*x:.{n}f} %'
+def percent(
+    x,  # A part, 0 to 1
+    n=1 # Digits behind the point
+)->str:
+    "In percent"
+    return f'{100*x:.{n}f} %'
 
 # %% ../../nbs/demo/show.ipynb #c49111e6
-def show_starts(o):
+def show_starts(
+    o, # Settings of the run
+):     # The tile and the section
     "How a network starts"
     dls = digits(o.rows, o.seed)
     with o.terminal.part('A right start', 3): learns = train_starts(dls, o.epochs, o.seed)
@@ -53,7 +72,9 @@ def show_starts(o):
     fig,ax = axes('epoch', 'right, % of the validation digits', ylim=(0,102), xticks=range(1, o.epochs+1))
     lines(ax, accs)
     x,stds = torch.stack([a for a,_ in dls.valid.dataset]),{}
-    for name,args in {'kaiming_normal': dict(scheme='kaiming_normal'), 'torch’s own': None, 'std .01': dict(scheme='normal', std=.01)}.items():
+    starts = {'kaiming_normal': dict(scheme='kaiming_normal'), 'torch’s own': None,
+              'std .01': dict(scheme='normal', std=.01)}
+    for name,args in starts.items():
         set_seed(o.seed)
         model = convnet()
         if args: init_plan(model, **args).apply(o.seed)
@@ -63,55 +84,79 @@ def show_starts(o):
     ax2.minorticks_off()
     strip = ''.join(picture(o_, f'the digit {int(y)}') for o_,y in ((_digit(a), y) for a,y in dls.valid.dataset[:12]))
     best,own,poor = ([*a][-1] for a in accs.values())
-    text = (f'A plain network of nine convolutions learns handwritten digits, {o.rows:,} of them to train on. Only the weights it starts from differ. '
-            f'After {o.epochs} epochs it reads {best:.1f} % of new digits right from <code>Init(\'kaiming_normal\')</code>, {own:.1f} % from torch’s own '
-            f'start and {poor:.1f} % from small weights; guessing gives 10 %.')
+    text = (f'A plain network of nine convolutions learns handwritten digits, {o.rows:,} of them to train on. Only the '
+            f'weights it starts from differ. After {o.epochs} epochs it reads {best:.1f} % of new digits right from '
+            f'<code>Init(\'kaiming_normal\')</code>, {own:.1f} % from torch’s own start and '
+            f'{poor:.1f} % from small weights; guessing gives 10 %.')
     figs = [figure(svg(fig, 'acc', 'Accuracy by epoch for three starts'), top='Accuracy on digits it has not seen'),
-            figure(svg(fig2, 'std', 'Standard deviation of the output of each layer before training'), top='Before the first step: what is left of the signal'),
-            figure(f'<div class="strip pixels">{strip}</div>', 'Twelve of the validation digits, 8×8 pixels each.', wide=True)]
+            figure(svg(fig2, 'std', 'Standard deviation of the output of each layer before training'),
+                   top='Before the first step: what is left of the signal'),
+            figure(f'<div class="strip pixels">{strip}</div>', 'Twelve of the validation digits, 8×8 pixels each.',
+                   wide=True)]
     tile = 'start', f'{best:.1f} %', f'of new digits right after a Kaiming start; {own:.1f} % after torch’s own'
-    return tile, section('start', 'Initialization', 'Does it matter how a network starts?', text, figs, shown(train_starts))
+    question = 'Does it matter how a network starts?'
+    return tile, section('start', 'Initialization', question, text, figs, shown(train_starts))
 
 def _digit(x):
     return Image.fromarray((255-255*x[0].numpy()).round().astype('uint8'))
 
-def _l1(l1): return {0:'no penalty', 1e-4:'L1(1e-4)', 1e-3:'L1(1e-3)'}[l1]
-
 # %% ../../nbs/demo/show.ipynb #61f533a0
-def show_sparse(o):
-    "What L1 leaves"
-    dls = digits(o.rows, o.seed)
-    with o.terminal.part('Few weights', 3): learns = train_sparse(dls, o.epochs, o.seed)
-    small = .001
-    near = {l1:float((all_weights(learn.model) < small).mean()) for l1,learn in learns.items()}
+def show_sparse(
+    o, # Settings of the run
+):     # The tile and the section
+    "What L1 leaves, and what is left to compute"
+    dls,epochs = digits(o.rows, o.seed),o.long
+    with o.terminal.part('Few weights', 3): learns,big,shrunk = train_sparse(dls, epochs, o.seed)
+    sizes = {n:np.sort(all_weights(big if n=='GroupLasso' else learn.model)) for n,learn in learns.items()}
+    zero = {n:float((w==0).mean()) for n,w in sizes.items()}
     fig,ax = axes('size', 'weights up to this size, %', xscale='log', xlim=(1e-6, 1), ylim=(0,102))
-    for i,(colour,(l1,learn)) in enumerate(zip(('s3','s2','s1'), learns.items(), strict=True)):
-        w = np.sort(all_weights(learn.model))
-        ax.plot(w, 100*np.arange(1, len(w)+1)/len(w), color=C[colour], lw=1.8)
-        ax.text(.04, .93-.1*i, _l1(l1), transform=ax.transAxes, color=C[colour], size=8.5, va='center')
-    ax.axvline(small, color=C['muted'], lw=.8, ls=':')
-    cols = {l1:epochs_of(learn) for l1,learn in learns.items()}
-    rows = [[_l1(l1), percent(c['accuracy'][-1]), f"{c['valid_loss'][-1]:.3f}", percent(near[l1])] for l1,c in cols.items()]
-    log = [[str(i), *(f'{cols[1e-3][n][i]:.3f}' for n in ('train_loss','valid_loss','accuracy','l1'))] for i in range(o.epochs)]
-    text = (f'L1 draws every weight towards zero, and the loss must pay for those that stay. With <code>L1(1e-3)</code> {percent(near[1e-3], 0)} of the '
-            f'weights end below {small:g}; without a penalty {percent(near[0])} do. The losses that are shown stay those of the digits alone: '
-            'the penalty has a column of its own.')
-    figs = [figure(svg(fig, 'l1', 'How many weights are smaller than a size, for three strengths of L1'),
-                   f'The dotted line is at {small:g}. The network has {len(all_weights(learns[0].model)):,} weights.',
+    for i,(colour,(n,w)) in enumerate(zip(('s3','s2','s1'), sizes.items(), strict=True)):
+        ax.plot([1e-9, *w[w>0]], [100*zero[n], *(100*np.arange(1, len(w)+1)/len(w))[w>0]], color=C[colour], lw=1.8)
+        ax.text(.04, .44-.1*i, n, transform=ax.transAxes, color=C[colour], size=8.5, va='center')
+    cols = {n:epochs_of(learn) for n,learn in learns.items()}
+    rows = [[n, percent(c['accuracy'][-1]), f"{c['valid_loss'][-1]:.3f}", percent(zero[n])] for n,c in cols.items()]
+    last = ('train_loss','valid_loss','accuracy','l1')
+    log = [[str(i), *(f"{cols['L1'][n][i]:.3f}" for n in last)] for i in range(0, epochs, 3)]
+    figs = [figure(svg(fig, 'l1', 'How many weights are smaller than a size, for three penalties'),
+                   f'Each line begins at the weights that are exactly 0. The network has {len(sizes["L1"]):,} weights.',
                    'Where the weights end'),
-            figure(table(['', 'accuracy', 'loss', f'below {small:g}'], rows), top='What it costs',
-                   caption='Accuracy and loss on the 397 validation digits, after the last epoch; weights whose size ends below the dotted line.'),
-            figure(table(['epoch','train_loss','valid_loss','accuracy','l1'], log), wide=True,
-                   top='What fitting prints with <code>L1(1e-3)</code>: the penalty in a column of its own')]
-    tile = 'sparse', percent(near[1e-3], 0), f'of the weights below {small:g} with L1(1e-3); {percent(near[0])} without'
-    return tile, section('sparse', 'Regularization', 'Which weights does a network need?', text, figs, shown(train_sparse))
+            figure(table(['', 'accuracy', 'loss', 'exactly 0'], rows), top='What it costs',
+                   caption='Accuracy and loss on the 397 validation digits, after the last epoch.'),
+            _smaller(dls, big, learns['GroupLasso'], shrunk),
+            figure(table(['epoch',*last], log), wide=True,
+                   top='What fitting prints with <code>L1</code>, every third epoch: a column for the penalty')]
+    times = shrunk.before/shrunk.after
+    with_l1,without = (percent(zero[n], 0) for n in ('L1','no penalty'))
+    text = (f'L1 draws every weight towards zero, and the loss must pay for those that stay: {with_l1} of the weights '
+            f'end at exactly zero; without a penalty {without} do. GroupLasso lets whole units end there, and '
+            f'<code>learn.shrink()</code> takes them out: {times:.1f} times fewer parameters, and the same answers. '
+            'The losses that are shown stay those of the digits alone: the penalty has a column of its own.')
+    words = f'of the weights exactly zero with L1; {times:.1f} times fewer parameters with GroupLasso and shrink()'
+    tile = 'sparse', percent(zero['L1'], 0), words
+    question = 'Which weights does a network need?'
+    return tile, section('sparse', 'Regularization', question, text, figs, shown(train_sparse))
+
+def _smaller(dls, big, learn, shrunk):
+    "The network before and after `shrink`, measured"
+    x,y = (torch.stack(list(ts)) for ts in zip(*dls.valid.dataset, strict=True))
+    def row(name, model, params):
+        with torch.no_grad(): right = (model.eval()(x).argmax(1)==y).float().mean().item()
+        units = ' → '.join(str(m.out_features) for m in model if isinstance(m, torch.nn.Linear))
+        return [name, f'{params:,}', units, percent(right), f'{1000*seconds(model, x):.2f} ms']
+    rows = [row('before', big, shrunk.before), row('after', learn.model, shrunk.after)]
+    return figure(table(['', 'parameters', 'units', 'accuracy', 'time'], rows), top='A network made smaller',
+                  caption='The network with <code>GroupLasso</code>, before and after <code>learn.shrink()</code>; the '
+                          f'time of {len(x)} digits. The outputs differ by at most {shrunk.error:.0e}.')
 
 # %% ../../nbs/demo/show.ipynb #71e5eff2
-def show_table(o):
+def show_table(
+    o, # Settings of the run
+):     # The tile and the section
     "A network and trees"
     df = diabetes()
     splits = f"{o.splits} random split{'s' if o.splits>1 else ''}"
-    with o.terminal.part('Trees beside a network', 3*o.splits): ensembles = train_table(df, 2*o.epochs, range(o.seed, o.seed+o.splits))
+    with o.terminal.part('Trees beside a network', 3*o.splits):
+        ensembles = train_table(df, 2*o.epochs, range(o.seed, o.seed+o.splits))
     ens,scores = ensembles[0],[e.scores() for e in ensembles]
     s = sum(scores)/len(scores)
     preds,targs = (a.numpy().ravel() for a in ens.get_preds())
@@ -132,19 +177,26 @@ def show_table(o):
     fig2,ax2 = axes('measured progression', 'predicted', xlim=(0,360), ylim=(0,360))
     ax2.plot([0,360], [0,360], color=C['muted'], lw=.9, ls=':')
     ax2.scatter(targs, preds, s=13, color=C['s1'], alpha=.75, lw=0)
-    rows = [[n, '' if np.isnan(r.weight) else f'{r.weight:.2f}', f'{r.loss:,.0f}', f'{r.rmse:.1f}'] for n,r in s.iterrows()]
+    weight = lambda r: '' if np.isnan(r.weight) else f'{r.weight:.2f}'
+    rows = [[n, weight(r), f'{r.loss:,.0f}', f'{r.rmse:.1f}'] for n,r in s.iterrows()]
     gain = 1-each['ensemble']/each[best]
-    verdict = (f'The ensemble’s error is {percent(gain)} below that of the best member, the {best}.' if gain > .0005 else
-               f'On these rows the {best} alone is {"as good as" if gain > -.0005 else f"{percent(-gain)} better than"} the ensemble.')
-    text = (f'How far had the illness of {len(df)} people with diabetes gone after a year? A network and two forests learn it from the same '
-            f'<code>TabularDataLoaders</code>, and <code>ensemble</code> weighs them by {len(ens.select_idx)} validation rows. The figures are of the other '
+    verdict = (f'The ensemble’s error is {percent(gain)} below that of the best member, the {best}.'
+               if gain > .0005 else
+               f'On these rows the {best} alone is '
+               f'{"as good as" if gain > -.0005 else f"{percent(-gain)} better than"} the ensemble.')
+    text = (f'How far had the illness of {len(df)} people with diabetes gone after a year? A network and two forests '
+            f'learn it from the same '
+            f'<code>TabularDataLoaders</code>, and <code>ensemble</code> weighs them by {len(ens.select_idx)} '
+            f'validation rows. The figures are of the other '
             f'{len(ens.report_idx)}, which the weights have not seen, averaged over {splits}. {verdict}')
     figs = [figure(svg(fig, 'bars', 'Error of each model'),
                    'The dotted line: predicting the average of the training rows for everybody.', 'Alone and together'),
             figure(svg(fig2, 'dots', 'Predicted against measured progression'),
                    'One split. On the dotted line a prediction is right.', 'The ensemble, person by person'),
-            figure(table(['', 'weight', 'squared error', 'rmse'], rows, best=int(np.argmin(each))), top=f'The scores, averaged over {splits}', wide=True)]
-    tile = 'table', f"{each['ensemble']:.1f}", f"error of network and trees together; {each['network']:.1f} of the network alone"
+            figure(table(['', 'weight', 'squared error', 'rmse'], rows, best=int(np.argmin(each))),
+                   top=f'The scores, averaged over {splits}', wide=True)]
+    alone = f"{each['network']:.1f}"
+    tile = 'table', f"{each['ensemble']:.1f}", f"error of network and trees together; {alone} of the network alone"
     return tile, section('table', 'Tables', 'Would trees do better than my network?', text, figs, shown(train_table))
 
 def _pair(a, b, name):
@@ -152,7 +204,9 @@ def _pair(a, b, name):
             f'<div>{picture(b, f"After: {name}, marked")}<span>after</span></div></div>')
 
 # %% ../../nbs/demo/show.ipynb #dc8f786f
-def show_marks(o):
+def show_marks(
+    o, # Settings of the run
+):     # The tile and the section
     "Photographs with marks"
     with o.terminal.part('Marked photographs', 1):
         photos = photographs()
@@ -160,26 +214,37 @@ def show_marks(o):
         pairs,crops = mark_photographs(*photos, o.seed)
         secs = time.perf_counter()-start
         o.terminal.step()
-    tops = ('A logo: <code>Mark(logo=…)</code>', 'A proof: <code>pos=\'tile\'</code>', 'A signature: <code>Mark(\'© …\')</code>')
+    tops = ('A logo: <code>Mark(logo=…)</code>', 'A proof: <code>pos=\'tile\'</code>',
+            'A signature: <code>Mark(\'© …\')</code>')
     names = ('a palace by a lake','a flower','a portrait of Grace Hopper')
-    cards = [figure(_pair(a, b, n), top=t, wide=i==0) for i,((a,b),n,t) in enumerate(zip(pairs, names, tops, strict=True))]
+    cards = [figure(_pair(a, b, n), top=t, wide=i==0)
+             for i,((a,b),n,t) in enumerate(zip(pairs, names, tops, strict=True))]
     figs = [cards[0], f'<div class="photos wide">{"".join(cards[1:])}</div>']
-    figs.append(figure(f'<div class="strip">{"".join(picture(c, f"Training picture {i}") for i,c in enumerate(crops,1))}</div>',
-                       'The same picture as a model would see it in six epochs.', 'In training: <code>Watermark(…)</code> as a transform', wide=True))
-    text = ('One <code>Mark</code> says what it looks like and where it goes. Only the pixels under it change; equal seeds give equal pixels. '
+    strip = ''.join(picture(c, f'Training picture {i}') for i,c in enumerate(crops, 1))
+    figs.append(figure(f'<div class="strip">{strip}</div>', 'The same picture as a model would see it in six epochs.',
+                       'In training: <code>Watermark(…)</code> as a transform', wide=True))
+    text = ('One <code>Mark</code> says what it looks like and where it goes. Only the pixels under it change; equal '
+            'seeds give equal pixels. '
             'As a transform, it teaches a model to see through watermarks.')
     tile = 'marks', f'{1000*secs:.0f} ms', f'for {len(pairs)} photographs and {len(crops)} training pictures, marked'
     return tile, section('marks', 'Pictures', 'Whose picture is it?', text, figs, shown(mark_photographs))
 
 # %% ../../nbs/demo/show.ipynb #b554eb5a
-def run(terminal, seed, quick):
+def run(
+    terminal, # `Terminal` to say how far it is
+    seed,     # Of all
+    quick,    # Whether with fewer epochs and rows
+):
     "Everything: the tiles for the top of the page and the HTML of each section"
     torch.set_num_threads(1)  # the networks are so small that more threads only wait for each other
-    o = SimpleNamespace(terminal=terminal, seed=seed, epochs=2 if quick else 6, rows=300 if quick else 1400, splits=1 if quick else 5)
+    size = dict(epochs=6, long=16, rows=1400, splits=5)
+    if quick: size = dict(epochs=2, long=4, rows=300, splits=1)
+    o = SimpleNamespace(terminal=terminal, seed=seed, **size)
     return zip(*(f(o) for f in (show_starts, show_sparse, show_table, show_marks)), strict=True)
 
 def versions():
     "What ran, in words"
     import platform
     from importlib.metadata import version
-    return f"Python {platform.python_version()}, " + ', '.join(f'{n} {version(n)}' for n in ('fastai','torch','scikit-learn','pillow'))
+    names = ('fastai','torch','scikit-learn','pillow')
+    return f"Python {platform.python_version()}, " + ', '.join(f'{n} {version(n)}' for n in names)
