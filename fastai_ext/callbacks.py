@@ -51,14 +51,16 @@ def narrow_model():
     body = nn.Sequential(nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.BatchNorm2d(4), nn.ReLU())
     return nn.Sequential(body, nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 3)))
 
-# what `Init` and its like know of the weights stays with the learner, on purpose: without it a later start could not tell what is trained
+# what `Init` and its like know of the weights stays with the learner, on purpose: without it a later start could not
+# tell what is trained
 keeps_a_ledger = {p: 'learn.init_ledger' for p in ('nothing_left','cancelled','interrupted')}
 
 callback_examples = dict(
     Init = dict(cb=Init, owes='rng', allow=keeps_a_ledger),
     LSUV = dict(cb=LSUV, owes='rng', allow=keeps_a_ledger),
     HeadPrior = dict(cb=HeadPrior, owes='rng', allow=keeps_a_ledger),
-    MuP = dict(cb=partial(MuP, narrow_model), owes='rng', allow=keeps_a_ledger, skip=dict(construct='it needs the network at its base width')),
+    MuP = dict(cb=partial(MuP, narrow_model), owes='rng', allow=keeps_a_ledger,
+               skip=dict(construct='it needs the network at its base width')),
     L1 = dict(cb=partial(L1, 1e-3), strength='l1', owes='rng'),
     L1_grad = dict(cb=partial(L1, 1e-3, how='grad'), strength='l1', owes='rng'),
     L2 = dict(cb=partial(L2, 1e-2), strength='l2', owes='rng'),
@@ -66,7 +68,8 @@ callback_examples = dict(
     GroupLasso = dict(cb=partial(GroupLasso, 1e-3), strength='group', owes='rng'),
     GroupLasso_grad = dict(cb=partial(GroupLasso, 1e-3, how='grad'), strength='group', owes='rng'),
     Orthogonal = dict(cb=partial(Orthogonal, 1e-3), strength='orthogonal', owes='rng'),
-    L2SP = dict(cb=partial(L2SP, 1e-2), owes=('rng','losses','accumulation_exact'), skip=dict(second_fit='its anchors stay those of the first fit')),
+    L2SP = dict(cb=partial(L2SP, 1e-2), owes=('rng','losses','accumulation_exact'),
+                skip=dict(second_fit='its anchors stay those of the first fit')),
     ActivationL1 = dict(cb=ActivationL1, strength='strength', owes='rng'),
     ActivationL2 = dict(cb=ActivationL2, strength='strength', owes='rng'),
     MaxNorm = dict(cb=partial(MaxNorm, .5), owes='rng'),
@@ -81,10 +84,12 @@ callback_examples = dict(
     ConfidencePenalty = dict(cb=ConfidencePenalty, strength='confidence', owes='rng'),
     DropoutSchedule = dict(cb=DropoutSchedule, learner=dropout_learner),
     Mixout = dict(cb=Mixout, strength='p', owes='rng', skip=dict(
-        accumulation_exact='each batch draws its own mask', second_fit='it mixes with the weights before its first fit, on purpose')),
+        accumulation_exact='each batch draws its own mask',
+        second_fit='it mixes with the weights before its first fit, on purpose')),
     WeightDecay = dict(cb=partial(WeightDecay, wd=.1), strength='wd', owes='rng'),
 )
-callback_bases = (Once,Tunable,Regularizer,Penalty,Proximal,Constraint,ActivationPenalty,Averaged,LossTerm)  # public, but only to be subclassed
+# public, but only to be subclassed
+callback_bases = (Once,Tunable,Regularizer,Penalty,Proximal,Constraint,ActivationPenalty,Averaged,LossTerm)
 
 # %% ../nbs/callbacks.ipynb #67f89008
 def public_callbacks():
@@ -94,7 +99,8 @@ def public_callbacks():
         if m.name == 'fastai_ext.all': continue
         mod = importlib.import_module(m.name)
         for o in (getattr(mod, n) for n in getattr(mod, '__all__', ())):
-            if isinstance(o, type) and issubclass(o, Callback) and o.__module__==m.name and o not in callback_bases: res.append(o)
+            if isinstance(o, type) and issubclass(o, Callback) and o.__module__==m.name and o not in callback_bases:
+                res.append(o)
     return L(res)
 
 def check_all(
@@ -119,7 +125,8 @@ def place(cls, ours=False):
 
 def fastai_places():
     "The places of fastai's own callbacks"
-    for m in 'core fp16 training mixup tracker schedule hook progress rnn preds channelslast data'.split(): importlib.import_module(f'fastai.callback.{m}')
+    for m in 'core fp16 training mixup tracker schedule hook progress rnn preds channelslast data'.split():
+        importlib.import_module(f'fastai.callback.{m}')
     def _subs(c):
         for s in c.__subclasses__(): yield from (s, *_subs(s))
     found = {s.__name__: place(s) for s in _subs(Callback) if s.__module__.startswith('fastai.')}
@@ -147,8 +154,10 @@ class Order:
 
     def _repr_html_(self):
         ours = {p.name for p in self.places if p.ours}
-        def _one(o, n): return f'<span style="white-space:nowrap"><small>{o:g}</small> {f"<b>{n}</b>" if n in ours else n}</span>'
-        rows = ''.join(f'<tr><td style="text-align:left"><code>{e}</code><br>{" · ".join(_one(*p) for p in self[e])}</td></tr>' for e in self)
+        def _one(o, n):
+            return f'<span style="white-space:nowrap"><small>{o:g}</small> {f"<b>{n}</b>" if n in ours else n}</span>'
+        def _all(e): return ' · '.join(_one(*p) for p in self[e])
+        rows = ''.join(f'<tr><td style="text-align:left"><code>{e}</code><br>{_all(e)}</td></tr>' for e in self)
         return f'<table style="width:100%">{rows}</table>'
 
 def callback_order(
@@ -157,4 +166,5 @@ def callback_order(
     ours:bool=True,   # With those of this package
 )->Order:
     "Where callbacks stand in fastai's sequence of events: an `Order`"
-    return Order([*(fastai_places() if fastai else ()), *(place(c, True) for c in (public_callbacks() if ours else ())), *(place(c, True) for c in cbs)])
+    theirs,mine = fastai_places() if fastai else (),public_callbacks() if ours else ()
+    return Order([*theirs, *(place(c, True) for c in (*mine, *cbs))])

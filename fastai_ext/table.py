@@ -30,7 +30,9 @@ class Table(L):
     def _shows(self):
         if not len(self): return False
         if self.of: return all(isinstance(o, self.of) for o in self)
-        return is_dataclass(self[0]) and all(type(o) is type(self[0]) for o in self) and all(hasattr(self[0], c) for c in self._cols())
+        first = self[0]
+        of_one_kind = is_dataclass(first) and all(type(o) is type(first) for o in self)
+        return of_one_kind and all(hasattr(first, c) for c in self._cols())
 
     def _rows(self):
         cols,rows = self._cols(),[[_cell(v) for v in self.cells(o)] for o in self]
@@ -42,19 +44,22 @@ class Table(L):
         if not self._shows(): return super().__repr__()
         rows = self._rows()
         widths = [max(map(len, c)) for c in zip(*rows, strict=True)]
-        return '\n'.join([self.title]*bool(self.title) + ['  '.join(c.ljust(n) for c,n in zip(r, widths, strict=True)).rstrip() for r in rows])
+        lines = ['  '.join(c.ljust(n) for c,n in zip(r, widths, strict=True)).rstrip() for r in rows]
+        return '\n'.join([self.title]*bool(self.title) + lines)
     __str__ = __repr__
 
     def _repr_html_(self):
         if not self._shows(): return None
         head,*rows = self._rows()
-        tr = lambda r,t: '<tr>' + ''.join(f'<{t}>{escape(c)}</{t}>' for c in r) + '</tr>'
-        return f'<p>{escape(self.title)}</p>'*bool(self.title) + '<table>' + tr(head, 'th') + ''.join(tr(r, 'td') for r in rows) + '</table>'
+        def _row(cells, tag): return '<tr>' + ''.join(f'<{tag}>{escape(c)}</{tag}>' for c in cells) + '</tr>'
+        title = f'<p>{escape(self.title)}</p>' if self.title else ''
+        return f'{title}<table>{_row(head, "th")}{"".join(_row(r, "td") for r in rows)}</table>'
     _repr_markdown_ = None
 
     def df(self):
         "The records as a DataFrame: all fields of dataclasses, otherwise the columns shown"
         import pandas as pd
         if not self._shows(): return pd.DataFrame(list(self))
-        if is_dataclass(self[0]) and not self.of: return pd.DataFrame([astuple(o) for o in self], columns=[f.name for f in fields(self[0])])
+        if is_dataclass(self[0]) and not self.of:
+            return pd.DataFrame([astuple(o) for o in self], columns=[f.name for f in fields(self[0])])
         return pd.DataFrame([self.cells(o) for o in self], columns=self._cols())

@@ -52,7 +52,8 @@ def between(s, want, got, what):
     if diff := differ(want['weights'], got['weights']): s.broken(f"{what}: the fit after it ends elsewhere: {diff}")
     for k in ('columns','metrics'):
         if diff := unlike(want[k], got[k], k): s.broken(f"{what}: in the fit after it, {diff}")
-    if diff := unlike(want['recorded'], got['recorded'], 'recorded'): s.broken(f"{what}: the fit after it has other losses: {diff}")
+    if diff := unlike(want['recorded'], got['recorded'], 'recorded'):
+        s.broken(f"{what}: the fit after it has other losses: {diff}")
     for k,v in want['state'].items():
         if k not in got['state']: s.broken(f"{what}: its attribute {k} is gone")
         elif (diff := unlike(v, got['state'][k], k)) and k not in restless(s):
@@ -71,12 +72,16 @@ def undisturbed(s, learn, detour, what, started=None):
     reseed(learn)
     detour(learn)
     def _as_started(compare, get): return started is not None and not compare(get(started()), get(learn))
-    def _same_opt(want, got): return unlike(want, {k: v for k,v in got.items() if k in want}, 'the optimizer')  # a new hyper hurts nobody
+    # a new hyper hurts nobody
+    def _same_opt(want, got): return unlike(want, {k: v for k,v in got.items() if k in want}, 'the optimizer')
     def _same_weights(want, got): return differ(want, got, how='changed by')
     def _weights(o): return weights_of(o, buffers=True)
-    if (diff := _same_weights(weights, _weights(learn))) and not _as_started(_same_weights, _weights): s.broken(f"{what}: {diff}")
-    if opt and (diff := _same_opt(opt, opt_of(learn))) and not _as_started(_same_opt, opt_of): s.broken(f"{what}: {diff}")
-    if len(learn.metrics) != n_metrics: s.broken(f"{what}: learn.metrics had {n_metrics} entries, now {len(learn.metrics)}")
+    if (diff := _same_weights(weights, _weights(learn))) and not _as_started(_same_weights, _weights):
+        s.broken(f"{what}: {diff}")
+    if opt and (diff := _same_opt(opt, opt_of(learn))) and not _as_started(_same_opt, opt_of):
+        s.broken(f"{what}: {diff}")
+    if len(learn.metrics) != n_metrics:
+        s.broken(f"{what}: learn.metrics had {n_metrics} entries, now {len(learn.metrics)}")
     if grads != requires_grad(learn): s.broken(f"{what}: what requires a gradient is not what it was")
 
 # %% ../../nbs/contract/around.ipynb #5c09e435
@@ -86,7 +91,8 @@ def _started(s, n): return fit(_fitted(s, n), 0)
 
 def _lr_find(learn): learn.lr_find(num_it=8, show_plot=False, suggest_funcs=None)
 
-@promise("`lr_find` leaves weights, optimizer, columns and its own state as they were; training afterwards is as without it")
+@promise("`lr_find` leaves weights, optimizer, columns and its own state as they were; training afterwards is as "
+         "without it")
 def lr_find(s):
     for fits_before,when in ((0, 'on a new learner'), (1, 'between two fits')):
         learn = _fitted(s, fits_before)
@@ -96,7 +102,8 @@ def lr_find(s):
 
 def _validate(learn): learn.validate()
 
-@promise("`validate` gives the losses and metrics of the model as it is, works before the first fit, and changes nothing")
+@promise("`validate` gives the losses and metrics of the model as it is, works before the first fit, and changes "
+         "nothing")
 def validate(s):
     learn,_ = s.with_it()
     undisturbed(s, learn, _validate, 'validate before the first fit')
@@ -130,7 +137,8 @@ class Fetch(FetchPredsCallback):
 
 def _get_preds(learn): learn.get_preds()
 
-@promise("`get_preds` gives what the model predicts without it, on a new learner and amid a fit too, and changes nothing")
+@promise("`get_preds` gives what the model predicts without it, on a new learner and amid a fit too, and changes "
+         "nothing")
 def get_preds(s):
     learn,_ = s.with_it()
     undisturbed(s, learn, _get_preds, 'get_preds before the first fit')
@@ -138,7 +146,8 @@ def get_preds(s):
     undisturbed(s, learn, _get_preds, 'get_preds')
     _as_without(s, learn, lambda o: o.get_preds(with_loss=True), 'get_preds')
     if hasattr(learn.dls.train, 'new'):
-        def _train_preds(o): return o.get_preds(ds_idx=0, reorder=False, dl=o.dls.train.new(shuffle=False, drop_last=False))
+        def _train_preds(o):
+            return o.get_preds(ds_idx=0, reorder=False, dl=o.dls.train.new(shuffle=False, drop_last=False))
         _as_without(s, learn, _train_preds, 'get_preds on the training set')
     detoured(s, _get_preds, 'get_preds')
     plain,fetching = fit(s.with_it()[0], 2),fit(s.with_it()[0], 2, cbs=Fetch())
@@ -149,7 +158,8 @@ def get_preds(s):
 def odd_hyper(learn):
     "A hyper-parameter of the optimizer of a kind that `load` does not take, to be put behind a sentence"
     for k,v in (hypers_of(learn).items() if learn else ()):
-        if not isinstance(v, (int,float,bool,type(None),str,tuple)): return f" (the optimizer's hyper-parameter {k.split('/')[1]} is {short(v)})"
+        if not isinstance(v, (int,float,bool,type(None),str,tuple)):
+            return f" (the optimizer's hyper-parameter {k.split('/')[1]} is {short(v)})"
     return ''
 
 def load(learn, file, s, what, source=None):
@@ -157,7 +167,8 @@ def load(learn, file, s, what, source=None):
     with warnings.catch_warnings(record=True) as ws:
         warnings.simplefilter('always')
         try: learn.load(file)
-        except Exception as e: s.broken(f"{what}: `load` raises {type(e).__name__}{odd_hyper(source)}: {' '.join(str(e).split())[:120]}")
+        except Exception as e:
+            s.broken(f"{what}: `load` raises {type(e).__name__}{odd_hyper(source)}: {' '.join(str(e).split())[:120]}")
     for w in ws:
         if 'optimizer state' in str(w.message): s.broken(f"{what}: {w.message}")
     return learn
@@ -167,7 +178,8 @@ def save_load(s):
     base,learn,_ = s.pair()
     fit(base), fit(learn)
     base.save('base'), learn.save('mine')
-    ways = (("saved with it, loaded without", 'mine', learn, s.learner()), ("saved without it, loaded with it", 'base', base, s.with_it()[0]),
+    ways = (("saved with it, loaded without", 'mine', learn, s.learner()),
+            ("saved without it, loaded with it", 'base', base, s.with_it()[0]),
             ("saved and loaded with it", 'mine', learn, s.with_it()[0]))
     for what,file,source,target in ways:
         load(target, file, s, what, source)
@@ -181,14 +193,17 @@ def optimizer(s):
     fit(learn).save('mine')
     loaded,copied = s.learner(),fit(s.learner())
     load(loaded, 'mine', s, "saved with it, loaded without", learn)
-    if learn.model.state_dict().keys() != copied.model.state_dict().keys(): raise NotOwed("it gives the model other weights")
+    if learn.model.state_dict().keys() != copied.model.state_dict().keys():
+        raise NotOwed("it gives the model other weights")
     copied.model.load_state_dict(learn.model.state_dict())
     own,theirs = copied.opt.state_dict(),learn.opt.state_dict()
     if len(own['state']) != len(theirs['state']): raise NotOwed("it gives the optimizer other parameters")
-    copied.opt.load_state_dict({**own, 'state': copy.deepcopy(theirs['state'])})  # what it keeps of each parameter, without hyper-parameters
+    # what it keeps of each parameter, without hyper-parameters
+    copied.opt.load_state_dict({**own, 'state': copy.deepcopy(theirs['state'])})
     fit(loaded, seed=8), fit(copied, seed=8)
     changed = changed_hyper(copied, loaded)
-    if diff := differ(weights_of(copied), weights_of(loaded), tol=1e-6): s.broken(f"the fit after loading ends elsewhere: {diff}{changed}")
+    if diff := differ(weights_of(copied), weights_of(loaded), tol=1e-6):
+        s.broken(f"the fit after loading ends elsewhere: {diff}{changed}")
 
 # %% ../../nbs/contract/around.ipynb #1c45d183
 def _size(learn, s, name):
@@ -207,7 +222,8 @@ def _kept_for_export(cb):
     name = max(sizes, key=sizes.get)
     return f": its largest attribute is {name}; name it in `_stateattrs` or drop it in `after_fit`"
 
-@promise("`export` stays small, and what `load_learner` gives predicts the same, keeps the callback and goes on training")
+@promise("`export` stays small, and what `load_learner` gives predicts the same, keeps the callback and goes on "
+         "training")
 def export(s):
     learn,cb = s.with_it()
     new,base_new = _size(learn, s, 'new.pkl'),_size(s.learner(), s, 'base_new.pkl')
@@ -222,7 +238,8 @@ def export(s):
         s.broken(f"the file has {new/1e3:.0f} kB, without the callback {base_new/1e3:.0f} kB{_kept_for_export(cb)}")
     back = load_learner(s.tmp/'mine.pkl')
     kept = [type(o).__name__ for o in back.cbs]
-    if s.cls.__name__ not in kept and s.last.name not in ('mixed_precision','channels_last'): # these it takes off itself
+    taken_off = s.last.name in ('mixed_precision','channels_last')  # by `export` itself
+    if s.cls.__name__ not in kept and not taken_off:
         s.broken("the loaded learner has no such callback")
     got = back.get_preds(dl=learn.dls.valid)[0]
     if preds is not None and not torch.allclose(preds, got, rtol=1e-5, atol=1e-6):

@@ -34,7 +34,8 @@ def differ(want, got, tol=0., how='differs by'):
     worst,words = -1.,None
     for name,mine in want.items():
         other = got[name]
-        if mine.shape != other.shape: return f"'{name}' has the shape {tuple(other.shape)} instead of {tuple(mine.shape)}"
+        if mine.shape != other.shape:
+            return f"'{name}' has the shape {tuple(other.shape)} instead of {tuple(mine.shape)}"
         if torch.equal(mine, other): continue
         far,size = distance(mine, other)
         if far != far: return f"'{name}' is not finite"
@@ -115,7 +116,8 @@ def _sequences(want, got, path, depth):
 def _modules(want, got, path, depth): return unlike(dict(want.state_dict()), dict(got.state_dict()), path, depth-1)
 
 _by_kind = [((torch.Tensor,np.ndarray), _arrays), ((int,float,complex,str,bytes,bool,np.number), _plain),
-            ((torch.Generator,random.Random), _generators), (Mapping, _mappings), ((list,tuple,L), _sequences), (nn.Module, _modules)]
+            ((torch.Generator,random.Random), _generators), (Mapping, _mappings), ((list,tuple,L), _sequences),
+            (nn.Module, _modules)]
 
 # %% ../../nbs/contract/compare.ipynb #56b94702
 def changed_hyper(want, got):
@@ -136,7 +138,8 @@ def state_of(cb):
     return res
 
 def bytes_in(o, depth=6, seen=None):
-    "How many bytes of numbers `o` holds on to, through lists, dicts and attributes, and how many tensors with a graph behind them"
+    """How many bytes of numbers `o` holds on to, through lists, dicts and attributes, and how many tensors with a graph
+    behind them"""
     seen = set() if seen is None else seen
     if depth==0 or id(o) in seen or isinstance(o, (Learner,type,nn.Module,str)): return 0,0
     seen.add(id(o))

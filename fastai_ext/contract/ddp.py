@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/contract/ddp.ipynb #f64e8758
-import os,subprocess,sys,tempfile,time
+import os,socket,subprocess,sys,tempfile,time
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -16,10 +16,9 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from fastai.callback.core import Callback
-from fastai.torch_core import set_seed
 
 from .compare import differ,weights_of
-from .harness import Broken,NotOwed,promise,reseed
+from .harness import Broken,NotOwed,promise,reseed,seed_all
 from .quiet import quiet
 from .subject import Subject,fresh
 
@@ -42,32 +41,46 @@ def train_rank(s, rank, with_cb):
     learn = s.with_it()[0] if with_cb else s.learner()
     learn.add_cb(Replicate())
     dl = learn.dls.train
-    if hasattr(dl, 'shuffle_fn'): learn.dls.loaders[0] = dl.new(shuffle=False, get_idxs=partial(shard, len(dl.dataset), rank))
+    if hasattr(dl, 'shuffle_fn'):
+        learn.dls.loaders[0] = dl.new(shuffle=False, get_idxs=partial(shard, len(dl.dataset), rank))
     for i in range(2):
         reseed(learn, 100*i)
-        set_seed(100*i+rank)
+        seed_all(100*i+rank)
         learn.fit(1)
     return dict(weights=weights_of(learn), model=type(learn.model).__name__)
 
+patience = 75  # seconds without any news from a process, after which both are ended
+
+def meet(folder, rank, i):
+    """Join the other process, at job `i`; the file is another each time, for a group that has failed cannot be joined
+    again"""
+    meeting = (folder/f'meet{i}').as_uri()
+    dist.init_process_group('gloo', init_method=meeting, rank=rank, world_size=2, timeout=timedelta(seconds=15))
+
 def run_rank(folder, rank):
     "What each of the two processes does: train every subject in `folder`, note weights or the error"
-    folder = Path(folder)
+    folder,start = Path(folder),time.monotonic()
     jobs = [cloudpickle.loads(job) for job in cloudpickle.loads((folder/'jobs.pkl').read_bytes())]
     (folder/f'ready{rank}').touch()
-    while not (folder/f'ready{1-rank}').exists(): time.sleep(.05)  # so that the timeout below is not spent on imports
+    while not (folder/f'ready{1-rank}').exists():  # so that the timeout of `meet` is not spent on imports
+        if time.monotonic()-start > patience: sys.exit('the other process did not start')
+        time.sleep(.05)
     for i,(with_cb,args) in enumerate(jobs):
-        meeting = (folder/f'meet{i}').as_uri()
-        dist.init_process_group('gloo', init_method=meeting, rank=rank, world_size=2, timeout=timedelta(seconds=15))
+        if not dist.is_initialized(): meet(folder, rank, i)
         try:
             with quiet(): res = train_rank(Subject(**args, tmp=folder), rank, with_cb)
             dist.barrier()
-        except Exception as e: res = f"{type(e).__name__}: {' '.join(str(e).split())}"
-        finally: dist.destroy_process_group()
-        torch.save(res, folder/f'{i}_{rank}.pt')
+        except Exception as e:
+            res = f"{type(e).__name__}: {' '.join(str(e).split())}"
+            dist.destroy_process_group()
+        torch.save(res, folder/f'{i}_{rank}.part')
+        (folder/f'{i}_{rank}.part').rename(folder/f'{i}_{rank}.pt')  # whole, or not there
+    if dist.is_initialized(): dist.destroy_process_group()
 
 # %% ../../nbs/contract/ddp.ipynb #a52bb54f
 def _jobs(subjects):
-    "What the ranks have to do, pickled, and for each subject the numbers of its job without and with it, or why there is none"
+    """What the ranks have to do, pickled, and for each subject the numbers of its job without and with it, or why there
+    is none"""
     jobs,places,bases = [],{},{}
     for name,s in subjects.items():
         cb = fresh(s.cb) if isinstance(s.cb, Callback) else s.cb
@@ -86,28 +99,52 @@ def _jobs(subjects):
         jobs.append(pair[1])
     return jobs,places
 
-def run_ranks(subjects, seconds=None):
-    "Train the `subjects` (by name) on two processes: for each name a `Broken`, a `NotOwed` or None"
+def run_ranks(subjects, seconds=patience):
+    """Train the `subjects` (by name) on two processes: for each name a `Broken`, a `NotOwed` or None.
+
+    Both processes are ended when one of them has failed, or when nothing is heard of them for so many `seconds`."""
     jobs,places = _jobs(subjects)
     with tempfile.TemporaryDirectory() as d:
         folder = Path(d)
         (folder/'jobs.pkl').write_bytes(cloudpickle.dumps(jobs))
-        error = _train(folder, seconds or 240+20*len(jobs)) if jobs else ''
+        error = _train(folder, seconds) if jobs else ''
         def _load(i): return [torch.load(f, weights_only=False) if f.exists() else f"the process ended: {error}"
                               for f in (folder/f'{i}_{rank}.pt' for rank in range(2))]
         return {n: where if isinstance(where, NotOwed) else verdict(*map(_load, where)) for n,where in places.items()}
 
 def _train(folder, seconds):
     "Run both ranks on `folder`; the last line of what went wrong"
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.pathsep.join(p for p in sys.path if p), 'WORLD_SIZE': '2'}
-    code = "import sys; from fastai_ext.contract.ddp import run_rank; run_rank(sys.argv[1], int(sys.argv[2]))"
-    ranks = [subprocess.Popen([sys.executable, '-W', 'ignore', '-c', code, str(folder), str(rank)], env={**env, 'RANK': str(rank)},
-                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for rank in range(2)]
-    try: errors = [p.communicate(timeout=seconds)[1] for p in ranks]
-    except subprocess.TimeoutExpired: errors = [f'no end after {seconds} s']
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.pathsep.join(p for p in sys.path if p),
+           'WORLD_SIZE': '2'}
+    loopback = next((name for _,name in socket.if_nameindex() if name.startswith('lo')), None)
+    # both are on this machine, whatever its name stands for
+    if loopback: env.setdefault('GLOO_SOCKET_IFNAME', loopback)
+    ranks = [_start(folder, rank, env) for rank in range(2)]
+    try: silent = _wait(ranks, folder, seconds)
     finally:
-        for p in ranks: p.kill()
-    return (errors[-1].strip().splitlines() or ['without a word'])[-1]
+        for p in ranks: p.kill(), p.wait(10)
+    words = [(folder/f'stderr{rank}').read_text(errors='replace').strip().splitlines() for rank in range(2)]
+    failed = [lines for p,lines in zip(ranks, words, strict=True) if p.returncode > 0]
+    if silent: return f'nothing heard for {seconds} s'
+    return next((lines[-1] for lines in failed or words if lines), 'without a word')
+
+def _start(folder, rank, env):
+    "A process that runs `run_rank`; what it has to say goes to a file, for a pipe that nobody reads would stop it"
+    code = "import sys; from fastai_ext.contract.ddp import run_rank; run_rank(sys.argv[1], int(sys.argv[2]))"
+    with (folder/f'stderr{rank}').open('w') as f:
+        command = [sys.executable, '-W', 'ignore', '-c', code, str(folder), str(rank)]
+        nothing = subprocess.DEVNULL
+        return subprocess.Popen(command, env={**env, 'RANK': str(rank)}, stdin=nothing, stdout=nothing, stderr=f)
+
+def _wait(ranks, folder, seconds):
+    """Wait until both processes have ended, or one of them with an error; whether nothing was heard of them for so many
+    `seconds`"""
+    last,n_files = time.monotonic(),0
+    while None in (codes := [p.poll() for p in ranks]) and not any(codes):
+        if (n := len(os.listdir(folder))) != n_files: last,n_files = time.monotonic(),n
+        if time.monotonic()-last > seconds: return True
+        time.sleep(.05)
+    return False
 
 def verdict(base, mine):
     "What two ranks made of a subject: a `Broken`, a `NotOwed` or None"
@@ -115,9 +152,11 @@ def verdict(base, mine):
     if failed: return NotOwed(f"the learner does not train on two processes without the callback: {failed[0]}")
     errors = sorted((('gloo' in o, f"rank {rank} raised {o}") for rank,o in enumerate(mine) if isinstance(o, str)))
     if errors: return Broken(errors[0][1])  # the other rank only waits in vain, in gloo
-    if diff := differ(mine[0]['weights'], mine[1]['weights']): return Broken(f"the two processes end with different weights: {diff}")
+    if diff := differ(mine[0]['weights'], mine[1]['weights']):
+        return Broken(f"the two processes end with different weights: {diff}")
     for a,b in zip(base, mine, strict=True):
-        if a['model'] != b['model']: return Broken(f"after the fit the model is a {b['model']} instead of a {a['model']}")
+        if a['model'] != b['model']:
+            return Broken(f"after the fit the model is a {b['model']} instead of a {a['model']}")
 
 # %% ../../nbs/contract/ddp.ipynb #f3c3962a
 def can_ddp(): return dist.is_available() and dist.is_gloo_available()

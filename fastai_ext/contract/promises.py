@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../nbs/contract/promises.ipynb #bb37ad13
 import difflib,inspect,io,pickle,re,time
 from contextlib import redirect_stdout
+from functools import partial
 
 from fastai.callback.core import Callback,event
 from fastai.torch_core import get_random_states
@@ -24,27 +25,32 @@ def _seen(learn, epochs):
     "What a fit shows: its printing, weights, losses and columns"
     printed = io.StringIO()
     with redirect_stdout(printed): fit(learn, epochs)
-    return dict(printed=printed.getvalue(), weights=weights_of(learn, buffers=True), recorded=recorded(learn), columns=columns(learn))
+    return dict(printed=printed.getvalue(), weights=weights_of(learn, buffers=True), recorded=recorded(learn),
+                columns=columns(learn))
 
-def _files(s): return sorted(p.relative_to(s.tmp) for p in s.tmp.rglob('*'))
+def _files(folder): return sorted(p.relative_to(folder) for p in folder.rglob('*'))
+
+def _seen_and_written(learn, epochs):
+    "What a fit shows, and whether it writes files"
+    before = _files(learn.path)
+    seen = _seen(learn, epochs)
+    return seen,before != _files(learn.path)
 
 def _acted(s, epochs):
     "Whether anything at all is seen of the subject in a fit"
-    before = _files(s)
-    base = _seen(s.learner(), epochs)
-    wrote = [before != _files(s)]
+    base = s.without_it(f'{epochs} epochs', partial(_seen_and_written, epochs=epochs))
     learn,cb = s.with_it()
-    own,before = state_of(cb),_files(s)
-    mine = _seen(learn, epochs)
-    wrote.append(before != _files(s))
-    return unlike(base, mine) is not None or unlike(own, state_of(cb)) is not None or wrote[0] != wrote[1]
+    own = state_of(cb)
+    mine = _seen_and_written(learn, epochs)
+    return unlike(base, mine) is not None or unlike(own, state_of(cb)) is not None
 
 @promise("It runs here: one epoch of training and validation", control=False)
 def runs(s):
     try:
         learn = s.learner()
         if s.learner().model is learn.model:
-            raise Unfit("learner= gives the same model again; the function must make a new one each time, for each promise starts afresh")
+            raise Unfit("learner= gives the same model again; the function must make a new one each time, for each "
+                        "promise starts afresh")
         start = time.perf_counter()
         fit(learn)
         s.seconds = time.perf_counter()-start
@@ -68,7 +74,8 @@ def repr_(s):
 @promise("It can be made without arguments, as `learn.add_cb(ItsClass)` does", advice=True, control=False)
 def construct(s):
     optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    needs = [n for n,p in inspect.signature(s.cls).parameters.items() if p.default is p.empty and p.kind not in optional]
+    needs = [n for n,p in inspect.signature(s.cls).parameters.items() if p.default is p.empty
+             and p.kind not in optional]
     if needs: s.broken(f"`{s.cls.__name__}()` needs {', '.join(needs)}: `add_cb({s.cls.__name__})` raises")
     else: s.cls()
 
@@ -93,7 +100,8 @@ def events(s):
     own = vars(base).get(cb.name)
     if (cb.name in vars(base) and not isinstance(own, Callback)) or hasattr(type(base), cb.name):
         s.broken(f"its name is '{cb.name}': in a learner it replaces `learn.{cb.name}`")
-    if isinstance(cb.order, bool) or not isinstance(cb.order, (int,float)): s.broken(f"its order is {cb.order!r}, not a number")
+    if isinstance(cb.order, bool) or not isinstance(cb.order, (int,float)):
+        s.broken(f"its order is {cb.order!r}, not a number")
     known = [e for e in vars(event) if not e.startswith('_')]
     for name in dir(type(cb)):
         if name in known or not re.match('(before|after)_', name): continue
@@ -127,7 +135,8 @@ def fit_twice(s):
     trains(s, learn, before, "second fit")
     if columns(learn) != shown: s.broken(f"the columns were {shown}, after the second fit they are {columns(learn)}")
     if more := len(learn.metrics)-n_metrics: s.broken(f"{more} more metrics after the second fit than after the first")
-    if more := hooks_on(learn.model)-hooks: s.broken(f"{more} more hooks on the model after the second fit than after the first")
+    if more := hooks_on(learn.model)-hooks:
+        s.broken(f"{more} more hooks on the model after the second fit than after the first")
 
 @promise("A second fit is that of a fresh callback: nothing of the first fit leaks into it")
 def second_fit(s):
@@ -138,7 +147,8 @@ def second_fit(s):
     changed.add_cb(s.make()[-1])
     fit(same, seed=8), fit(changed, seed=8)
     by = f"; from the first fit it keeps {', '.join(kept)}" if kept else ''
-    if diff := differ(weights_of(changed), weights_of(same)): s.broken(f"with a fresh callback the second fit ends elsewhere: {diff}{by}")
+    if diff := differ(weights_of(changed), weights_of(same)):
+        s.broken(f"with a fresh callback the second fit ends elsewhere: {diff}{by}")
     if diff := unlike(recorded(changed), recorded(same), 'recorded'):
         s.broken(f"with a fresh callback the second fit records other losses: {diff}{by}")
 
@@ -147,15 +157,18 @@ def _kept_from_fit(s, cb):
     new,now = state_of(s.make()[-1]),state_of(cb)
     return [k for k in now if k not in new or unlike(new[k], now[k])]
 
+def _fine_tuned(learn):
+    "Which weights require a gradient after `fine_tune`"
+    reseed(learn)
+    learn.fine_tune(1)
+    return [n for n,p in learn.model.named_parameters() if p.requires_grad]
+
 @promise("`fine_tune` works: it trains, and what requires a gradient afterwards is what does without it")
 def fine_tune(s):
-    base,learn,_ = s.pair()
+    learn,_ = s.with_it()
     before = weights_of(learn)
-    for o in (base,learn):
-        reseed(o)
-        o.fine_tune(1)
+    want,got = s.without_it('fine_tune', _fine_tuned),_fine_tuned(learn)
     trains(s, learn, before, "fine_tune")
-    want,got = [[n for n,p in o.model.named_parameters() if p.requires_grad] for o in (base,learn)]
     for name in sorted(set(want)^set(got)):
         s.broken(f"after fine_tune '{name}' requires {'no' if name in want else 'a'} gradient, unlike without it")
 
@@ -181,27 +194,34 @@ def freeze(s):
             s.broken(f"{what}: '{free[0]}' was frozen, after the fit it requires a gradient")
 
 # %% ../../nbs/contract/promises.ipynb #21f41726
+def _two_epochs(learn):
+    "Weights, records and columns after two epochs"
+    fit(learn, 2)
+    return weights_of(learn),recorded(learn),columns(learn)
+
 @promise("With strength 0 it trains as without it, to the bit; with its strength it does not", owed_by='strength')
 def strength0(s):
     if not s.strength: raise NotOwed("no strength named (`strength=`)")
-    base,zero = fit(s.learner(), 2),fit(s.bare(*s.make(**{s.strength: 0})), 2)
+    base_weights,(base_values,base_losses),base_columns = s.without_it('two epochs', _two_epochs)
+    weights,(values,losses),shown_columns = _two_epochs(s.bare(*s.make(**{s.strength: 0})))
     none = f"{s.strength}=0"
-    if diff := differ(weights_of(base), weights_of(zero)): s.broken(f"{none}: {diff}, against a fit without it")
-    (base_values,base_losses),(values,losses) = recorded(base),recorded(zero)
+    if diff := differ(base_weights, weights): s.broken(f"{none}: {diff}, against a fit without it")
     width = len(base_values[0]) if base_values else 0
     shown = dict(values=[row[:width] for row in values], losses=losses)
     if diff := unlike(dict(values=base_values, losses=base_losses), shown): s.broken(f"{none}: recorder.{diff}")
-    if diff := unlike(columns(base), columns(zero)[:len(columns(base))], 'columns'): s.broken(f"{none}: {diff}")
+    if diff := unlike(base_columns, shown_columns[:len(base_columns)], 'columns'): s.broken(f"{none}: {diff}")
     strength = getattr(s.last, s.strength, 1)
     if isinstance(strength, (int,float)) and not strength: return
-    if not differ(weights_of(base), weights_of(fit(s.bare(*s.make()), 2))):
+    if not differ(base_weights, _two_epochs(s.with_it()[0])[0]):
         s.broken(f"with {s.strength}={strength} it trains as without it: nothing is applied")
+
+def _random_states(learn):
+    "The states of the global generators after a fit"
+    fit(learn)
+    return get_random_states()
 
 @promise("It leaves the global random generators where they would be without it", owed_by='asked')
 def rng(s):
-    states = []
-    for learn in (s.learner(), s.with_it()[0]):
-        fit(learn)
-        states.append(get_random_states())
+    states = s.without_it('random states', _random_states),_random_states(s.with_it()[0])
     for key,whose in (('random_state', "Python's"), ('numpy_state', "NumPy's"), ('torch_state', "torch's")):
         if unlike(states[0][key], states[1][key]): s.broken(f"after a fit the global generator is elsewhere: {whose}")

@@ -68,7 +68,8 @@ class Report:
     def __getitem__(self, name):
         for r in self.rows:
             if r.name==name: return r
-        raise KeyError(f"{name!r} was not judged; the report has {', '.join(r.name for r in self.rows)}: {self.rows[0] if self.rows else ''}")
+        raise KeyError(f"{name!r} was not judged; the report has {', '.join(r.name for r in self.rows)}: "
+                       f"{self.rows[0] if self.rows else ''}")
 
     @property
     def counts(self):
@@ -80,7 +81,8 @@ class Report:
         "What to know before reading the table: that nothing could be judged, or that the callback did not act"
         if self.unfit: return f"not judged: {self.unfit}"
         if self.acted is not False: return ''
-        return ("did not act: in a fit of three epochs weights, losses, columns, printing, files and its own attributes are as without it; "
+        return ("did not act: in a fit of three epochs weights, losses, columns, printing, files and its own "
+                "attributes are as without it; "
                 "what it keeps here says little, so give arguments or a `learner=` with which it acts")
     @property
     def summary(self):
@@ -89,18 +91,22 @@ class Report:
 
     def __repr__(self): return f"{self.summary}\n{self.rows!r}" if len(self.rows) else self.summary
     def _repr_html_(self):
-        return f'<div class="wide"><p>{escape(self.summary)}</p>{self.rows._repr_html_() if len(self.rows) else ""}</div>'
+        table = self.rows._repr_html_() if len(self.rows) else ''
+        return f'<div class="wide"><p>{escape(self.summary)}</p>{table}</div>'
 
 # %% ../../nbs/contract/report.ipynb #d78c03f2
 class ContractError(AssertionError):
-    "What `check_callback` raises when a promise is broken, or when nothing could be judged; `report` has the whole table"
+    """What `check_callback` raises when a promise is broken, or when nothing could be judged; `report` has the whole
+    table"""
     def __init__(self,
         report,  # The `Report`
     ):
         self.report = report
         lines = [f"- {r.name}: {r.why}" for r in report.rows if r.verdict=='broken']
         if report.unfit: super().__init__(f"{report.title} could not be judged: {report.unfit}")
-        else: super().__init__('\n'.join([f"{report.title} breaks {len(report.broken)} of {len(report.rows)} promises:", *lines]))
+        else:
+            super().__init__('\n'.join([f"{report.title} breaks {len(report.broken)} of {len(report.rows)} promises:",
+                                        *lines]))
 
 # %% ../../nbs/contract/report.ipynb #05069fd3
 @dataclass
@@ -133,5 +139,6 @@ class Reports(dict):
         return '\n'.join(res)
 
     def _repr_html_(self):
-        counts = ''.join(f'<li>{escape(n)}: {escape(r.counts)}{escape(f" ({r.note})" if r.note else "")}</li>' for n,r in self.items())
+        def _line(n, r): return escape(f'{n}: {r.counts}{f" ({r.note})" if r.note else ""}')
+        counts = ''.join(f'<li>{_line(n, r)}</li>' for n,r in self.items())
         return f'<ul>{counts}</ul>{self.findings._repr_html_() or ""}'

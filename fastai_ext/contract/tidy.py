@@ -17,6 +17,15 @@ from .compare import bytes_in,unlike
 from .harness import NotOwed,fit,preds_of,promise,reseed
 
 # %% ../../nbs/contract/tidy.ipynb #7e7ff02f
+@contextmanager
+def only_new_objects():
+    """Python's garbage collector sees only what is made inside: a look at memory takes as long as that is large, not as
+    all that is imported"""
+    if gc.get_freeze_count(): yield; return  # somebody else's: left alone
+    gc.freeze()
+    try: yield
+    finally: gc.unfreeze()
+
 def tensors_alive():
     "How many bytes of tensors are alive, and how many tensors have a graph behind them"
     n_bytes,graphs,seen = 0,0,set()
@@ -41,20 +50,26 @@ class Meter(Callback):
         self.held.append({k: bytes_in(v) for k,v in vars(self.cb).items() if k!='learn'})
 
 def _growth(learn, cb):
-    "How much more is alive two epochs later: bytes, graphs, the attributes that grew, and the number of batches between"
+    """How much more is alive two epochs later: bytes, graphs, the attributes that grew, and the number of batches
+    between"""
     meter = Meter(cb)
-    fit(learn, 4, cbs=meter)
+    with only_new_objects(): fit(learn, 4, cbs=meter)
     if len(meter.alive) < 2: raise NotOwed("the fit ends before memory can be measured")
     (bytes0,graphs0),(bytes1,graphs1) = meter.alive
-    grew = {k: (v[0]-meter.held[0].get(k, (0,0))[0], v[1]-meter.held[0].get(k, (0,0))[1]) for k,v in meter.held[1].items()}
+    held0,held1 = meter.held[:2]
+    before = {k: held0.get(k, (0,0)) for k in held1}
+    grew = {k: (n-before[k][0], g-before[k][1]) for k,(n,g) in held1.items()}
     return bytes1-bytes0,graphs1-graphs0,{k: v for k,v in grew.items() if max(v) > 0},max(meter.batches//2, 1)
 
-@promise("Its memory stays flat over batches: at most some numbers for each, no tensors with their graphs, no copies of batches")
+@promise("Its memory stays flat over batches: at most some numbers for each, no tensors with their graphs, no copies "
+         "of batches")
 def memory(s):
     learn,cb = s.with_it()
     more,graphs,grew,batches = _growth(learn, cb)
     by = f": its attribute {max(grew, key=lambda k: grew[k][::-1])} grows" if grew else ''
-    if graphs > 0: s.broken(f"every batch keeps its graph alive, {graphs} in {batches} batches{by}; keep `loss.detach()` or `loss.item()`")
+    if graphs > 0:
+        s.broken(f"every batch keeps its graph alive, {graphs} in {batches} batches{by}; "
+                 "keep `loss.detach()` or `loss.item()`")
     held = max((n for n,_ in grew.values()), default=0)
     if max(more, held) > 1_000*batches:
         s.broken(f"memory grows by {max(more, held)/batches/1e3:.1f} kB with every batch{by}")
@@ -65,11 +80,13 @@ class Keep(Callback):
     order = -1000
     def __init__(self): self.changed = {}
     def before_batch(self):
-        self.tensors = {f'{name}[{i}]': t for name,b in (('xb',self.xb), ('yb',self.yb)) for i,t in enumerate(b) if isinstance(t, torch.Tensor)}
+        self.tensors = {f'{name}[{i}]': t for name,b in (('xb',self.xb), ('yb',self.yb)) for i,t in enumerate(b)
+                        if isinstance(t, torch.Tensor)}
         self.copies = {k: t.detach().clone() for k,t in self.tensors.items()}
     def look(self):
         for k,t in getattr(self, 'tensors', {}).items():
-            if diff := unlike(self.copies[k], t.detach(), k): self.changed.setdefault(k, (diff, 'training' if self.training else 'validation'))
+            if diff := unlike(self.copies[k], t.detach(), k):
+                self.changed.setdefault(k, (diff, 'training' if self.training else 'validation'))
 
 class LookAtEnd(Callback):
     "Tell `Keep` to look when the batch is over for every other callback"
@@ -78,7 +95,8 @@ class LookAtEnd(Callback):
     def after_batch(self): self.keep.look()
     def after_cancel_batch(self): self.keep.look()
 
-@promise("A batch is not changed in place: the tensors that the `DataLoader` gave are still the same at the end of the batch")
+@promise("A batch is not changed in place: the tensors that the `DataLoader` gave are still the same at the end of the "
+         "batch")
 def batch(s):
     learn,_ = s.with_it()
     keep = Keep()
@@ -105,4 +123,5 @@ def folder(s):
         reseed(learn)
         learn.validate()
         preds_of(learn)
-        for name in sorted(os.listdir(d)): s.broken(f"it writes '{name}' into the working folder; write into `self.learn.path`")
+        for name in sorted(os.listdir(d)):
+            s.broken(f"it writes '{name}' into the working folder; write into `self.learn.path`")

@@ -30,11 +30,13 @@ def peek_batch(
     seed:int=None,  # Draw the batch with this seed; `None`: the batch that the next epoch will begin with
     who:str='the training DataLoader',  # Named in messages
 ):                  # The batch as the loader gives it, with its item and batch transforms
-    "Look at a batch; the loader's order and all random generators stay where they are. Raises `ValueError` when there is none to take."
+    """Look at a batch; the loader's order and all random generators stay where they are. Raises `ValueError` when there
+    is none to take."""
     while type(dl).__name__=='DistributedDL': dl = dl.dl
     data = getattr(dl, 'dataset', None)
     if data is not None and hasattr(data, '__next__'):
-        raise ValueError(f"{who} reads a one-shot iterator, so that a batch taken now would be lost to training; give a batch, for example xb=…")
+        raise ValueError(f"{who} reads a one-shot iterator, so that a batch taken now would be lost to training; give "
+                         f"a batch, for example xb=…")
     with rng_kept(seed), loader_kept(dl):
         if seed is not None and hasattr(dl, 'rng'): dl.rng = random.Random(seed)
         b = _first(dl)
@@ -62,7 +64,8 @@ def to_model(
     "`b` on the model's device"
     p = next(model.parameters(), None)
     if isinstance(b, Mapping): b = dict(b)
-    return b if p is None else apply(lambda t: t.to(p.device) if isinstance(t, torch.Tensor) and not p.is_meta else t, b)
+    if p is None or p.is_meta: return b
+    return apply(lambda t: t.to(p.device) if isinstance(t, torch.Tensor) else t, b)
 
 def _as_input(model, xb):
     "`xb` as positional and named arguments; floats in the precision of the weights"
@@ -90,8 +93,8 @@ def check_batch(
     apply(look, dict(xb) if isinstance(xb, Mapping) else xb)
     for t in bad:
         n = int((~torch.isfinite(t)).sum())
-        raise ValueError(f"{who}: {n} of the {t.numel()} numbers in an input of shape {tuple(t.shape)} are NaN or infinite; nothing was changed; "
-                         "clean the data or give another batch")
+        raise ValueError(f"{who}: {n} of the {t.numel()} numbers in an input of shape {tuple(t.shape)} are NaN or "
+                         "infinite; nothing was changed; clean the data or give another batch")
 
 def check_ready(
     model:nn.Module,  # To be run
@@ -102,12 +105,14 @@ def check_ready(
     if not ps: raise ValueError(f"{who}: {type(model).__name__} has no weights")
     for n,p in ps:
         if isinstance(p, nn.parameter.UninitializedParameter):
-            raise ValueError(f"{who}: `{n}` is lazy, it has no shape yet; run one batch through the model first: model(xb)")
-        if p.is_meta: raise ValueError(f"{who}: `{n}` is on the meta device, it has no numbers; use model.to_empty(device='cpu') first")
+            raise ValueError(f"{who}: `{n}` is lazy, it has no shape yet; "
+                             "run one batch through the model first: model(xb)")
+        if p.is_meta: raise ValueError(f"{who}: `{n}` is on the meta device, it has no numbers; "
+                                       "use model.to_empty(device='cpu') first")
 
 def set_mode(
     model:nn.Module,   # To be run inside `model_kept`
-    train:bool=None,   # Training or evaluation mode; `None`: the batch's statistics in norm layers, as in training, and no dropout
+    train:bool=None,   # Training or evaluation mode; `None`: norm layers as in training, all else as in evaluation
 ):
     "Set each module's `training` flag"
     for m in model.modules():
@@ -118,7 +123,8 @@ def fp32():
     "Outside autocast, with hooks called in every module"
     on = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
-        for d in {'cpu', 'cuda' if torch.cuda.is_available() else 'cpu'}: stack.enter_context(torch.autocast(d, enabled=False))
+        for d in {'cpu', 'cuda' if torch.cuda.is_available() else 'cpu'}:
+            stack.enter_context(torch.autocast(d, enabled=False))
         torch.backends.mha.set_fastpath_enabled(False)
         try: yield
         finally: torch.backends.mha.set_fastpath_enabled(on)
@@ -126,7 +132,7 @@ def fp32():
 def forward(
     model:nn.Module,         # Perhaps wrapped for parallel training
     xb,                      # Inputs: a tensor, a tuple of arguments or a dict of named arguments
-    hooks:dict,              # Module → forward hook `f(module, args, kwargs, output)`; what it returns replaces the output
+    hooks:dict,              # Module → forward hook `f(module, args, kwargs, output)`; may return another output
     pre_hooks:dict=None,     # Module → forward pre-hook `f(module, args, kwargs)`
     train:bool=None,         # See `set_mode`
     grad:bool=False,         # Record the graph, for a backward pass inside the caller's own `model_kept`
@@ -142,7 +148,8 @@ def forward(
         return model(*args, **kwargs) if args or not kwargs else _named(model, kwargs)
 
 def _named(model, d):
-    "Call `model` with the entries of `d` that it takes; a model that takes one argument and names none of them gets the dict itself"
+    """Call `model` with the entries of `d` that it takes; a model that takes one argument and names none of them gets
+    the dict itself"""
     ps = inspect.signature(model.forward).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in ps): return model(**d)
     known = {k: v for k,v in d.items() if k in {p.name for p in ps}}

@@ -20,7 +20,8 @@ from ..model.weights import unwrap
 
 # %% ../../nbs/keep/learner.ipynb #90623717
 def _copied(o, memo):
-    "A copy that shares learner, model and data with the original; of an object that cannot be copied whole, what can be of it"
+    """A copy that shares learner, model and data with the original; of an object that cannot be copied whole, what can
+    be of it"""
     try: return copy.deepcopy(o, dict(memo))
     except Exception: res = copy.copy(o)
     for k,v in vars(res).items():
@@ -32,7 +33,8 @@ def _starts(cb): return getattr(cb, 'starts_weights', False)  # `Once` says so
 
 @contextmanager
 def _torch_opt_kept(opt):
-    "A torch optimizer that the user built and handed over is used again, not made anew: keep its state and hyperparameters"
+    """A torch optimizer that the user built and handed over is used again, not made anew: keep its state and
+    hyperparameters"""
     if not isinstance(opt, OptimWrapper): yield; return
     attrs,inner = dict(vars(opt)),dict(vars(opt.opt))
     groups = [(g, {**g, 'params': list(g['params'])}) for g in opt.opt.param_groups]
@@ -50,10 +52,13 @@ def learner_kept(
     drop=(),       # Callback classes that shall not take part; progress bars, CSV files and initialization never do
     seed:int=None, # Start the random generators and the data order from this seed inside
 ):
-    """Inside, `learn` may train, with a fresh optimizer and with copies of its callbacks. Afterwards the model, optimizer,
-    callbacks, metrics, recorder, data order and random generators are bit for bit what they were, also after an exception."""
+    """Inside, `learn` may train, with a fresh optimizer and with copies of its callbacks.
+
+    Afterwards the model, optimizer, callbacks, metrics, recorder, data order and random generators are bit for bit what
+    they were, also after an exception."""
     before = dict(vars(learn))
-    keep = [learn, learn.model, learn.dls, *learn.dls.loaders, learn.opt, learn.loss_func, *learn.model.modules(), *learn.model.parameters()]
+    keep = [learn, learn.model, learn.dls, *learn.dls.loaders, learn.opt, learn.loss_func, *learn.model.modules(),
+            *learn.model.parameters()]
     memo = {id(o): o for o in keep}
     with ExitStack() as stack:
         stack.enter_context(model_kept(unwrap(learn.model), params=True))
@@ -63,7 +68,8 @@ def learner_kept(
         for dl in learn.dls.loaders if seed is not None else ():
             if hasattr(dl, 'rng'): dl.rng = random.Random(seed)
         try:
-            cbs = [cb for cb in learn.cbs if not isinstance(cb, (ProgressCallback, CSVLogger, *drop)) and not _starts(cb)]
+            cbs = [cb for cb in learn.cbs if not isinstance(cb, (ProgressCallback, CSVLogger, *drop))
+                   and not _starts(cb)]
             for cb in learn.cbs: vars(learn).pop(cb.name, None)
             learn.cbs,learn.opt,learn._metrics = L(),None,L(_copied(o, memo) for o in learn._metrics)
             for cb in cbs: learn.add_cb(_copied(cb, memo))

@@ -19,17 +19,23 @@ from torch import nn
 def rng_kept(
     seed:int=None,  # Start the generators from this seed inside; `None`: they go on from where they are
 ):
-    "Inside, random numbers may be drawn; afterwards the global generators of Python, NumPy and torch stand where they stood"
+    """Inside, random numbers may be drawn; afterwards the global generators of Python, NumPy and torch stand where they
+    stood"""
     cuda = torch.cuda.is_initialized()
-    state = random.getstate(),np.random.get_state(),torch.get_rng_state(),torch.cuda.get_rng_state_all() if cuda else None
+    python,numpy,cpu = random.getstate(),np.random.get_state(),torch.get_rng_state()
+    gpus = torch.cuda.get_rng_state_all() if cuda else None
     try:
         if seed is not None:
-            random.seed(seed); np.random.seed(seed % 2**32); torch.default_generator.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            torch.default_generator.manual_seed(seed)
             if cuda: torch.cuda.manual_seed_all(seed)
         yield
     finally:
-        random.setstate(state[0]); np.random.set_state(state[1]); torch.set_rng_state(state[2])
-        if cuda: torch.cuda.set_rng_state_all(state[3])
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        if cuda: torch.cuda.set_rng_state_all(gpus)
 
 # %% ../../nbs/keep/state.ipynb #47d87b47
 def _snapshot(m):
@@ -56,11 +62,14 @@ def model_kept(
     model:nn.Module,     # The model to protect
     params:bool=False,   # Put the weights back too
 ):
-    "Inside, the model may run, learn and change; afterwards buffers, modes, hooks, attributes and gradients are bit for bit the same objects"
+    """Inside, the model may run, learn and change; afterwards buffers, modes, hooks, attributes and gradients are bit
+    for bit the same objects"""
     modules = [(m, *_snapshot(m)) for m in model.modules()]
-    ps,bs = ({id(t): t for m,*_ in modules for t in m.__dict__.get(k, {}).values() if t is not None}.values() for k in ('_parameters','_buffers'))
+    ps,bs = ({id(t): t for m,*_ in modules for t in m.__dict__.get(k, {}).values() if t is not None}.values()
+             for k in ('_parameters','_buffers'))
     tensors = [*bs, *(ps if params else ())]
-    tensors = [(t, t.detach().clone()) for t in tensors if not isinstance(t, nn.parameter.UninitializedTensorMixin) and not t.is_meta]
+    tensors = [(t, t.detach().clone()) for t in tensors if not isinstance(t, nn.parameter.UninitializedTensorMixin)
+               and not t.is_meta]
     grads = [(p, p.grad, p.requires_grad) for p in ps]
     try:
         for p,grad,_ in grads:
