@@ -1,7 +1,8 @@
 """A tournament of starts: is `Init()` ever worse than what torch does by itself?
 
-python benchmarks/init_tournament.py run results.jsonl [--half tune|report] [--tasks a,b] [--starts torch,auto]
-[--redo auto] python benchmarks/init_tournament.py table results.jsonl [--half report] [--against torch]
+    python benchmarks/init_tournament.py run results.jsonl [--half tune|report] [--tasks a,b] [--starts torch,auto]
+    python benchmarks/init_tournament.py table results.jsonl [--half report] [--against torch]
+    python benchmarks/init_tournament.py csv results.jsonl > benchmarks/init_tournament.csv
 
 Every start trains every task with SGD (momentum .9) and with Adam, at a constant rate after a warm-up of ten steps.
 The loss on held-out data is read after a short and after a long training. The rate of each start is found by one
@@ -12,7 +13,7 @@ mean difference with the 95 % interval of Student's t. Half of the tasks tuned t
 
 Each training is a line of JSON in the results, so an interrupted run goes on where it was; `--redo auto` trains that
 start again."""
-import argparse, json, math, statistics, sys, time, warnings
+import argparse, csv, json, math, statistics, sys, time, warnings
 from pathlib import Path
 
 import torch
@@ -205,9 +206,16 @@ def table(args, res):
         v = [r['verdict'] for r in found if r['start']==s]
         if v: print(f"{s:18}{v.count('better'):6}{v.count('worse'):7}{v.count(''):7}")
 
+def as_csv(args, res):
+    "The comparison as a file, with four digits"
+    rows = compare(res, args.half, args.against)
+    out = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator='\n')
+    out.writeheader()
+    for r in rows: out.writerow({k: f'{v:.4g}' if isinstance(v, float) else v for k,v in r.items()})
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    ap.add_argument('what', choices=['run','table'])
+    ap.add_argument('what', choices=['run','table','csv'])
     ap.add_argument('results')
     ap.add_argument('--half', default='', choices=['','tune','report'])
     ap.add_argument('--tasks', default='', help='names, with commas')
@@ -218,6 +226,7 @@ def main():
     warnings.simplefilter('ignore')
     torch.set_num_threads(1)
     if args.what=='run': run(args, Results(args.results))
+    elif args.what=='csv': as_csv(args, Results(args.results, frozen=True))
     else: table(args, Results(args.results, frozen=True))
 
 if __name__ == '__main__': sys.exit(main())

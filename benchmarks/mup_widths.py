@@ -1,7 +1,7 @@
 """Does the best learning rate travel from a narrow network to wide ones? With `MuP`, and without it.
 
-python benchmarks/mup_widths.py run results.jsonl [--nets mlp,conv,transformer] [--opts adam,sgd] [--seeds 3] python
-benchmarks/mup_widths.py table results.jsonl
+    python benchmarks/mup_widths.py run results.jsonl [--nets mlp,conv,transformer] [--opts adam,sgd] [--seeds 3]
+    python benchmarks/mup_widths.py table results.jsonl
 
 For each width a grid of learning rates, each twice as large as the one before, is trained from torch's start for the
 same steps on the same batches. The figure is the mean loss of the last quarter of the steps, on batches never seen
@@ -125,7 +125,7 @@ key = ('net','opt','how','width','power','seed')
 
 def run(args):
     done,began = {tuple(r[k] for k in key) for r in read(args.results)},time.perf_counter()
-    for width in widths:
+    for width in map(int, args.widths.split(',')):
         for net,opt in itertools.product(args.nets.split(','), args.opts.split(',')):
             low,high = grids[net][opt]
             hows = ('mup','torch') if width > widths[0] else ('torch',)  # at the base width they are the same
@@ -161,6 +161,7 @@ def main():
     ap.add_argument('--nets', default='mlp,conv,transformer')
     ap.add_argument('--opts', default='adam,sgd')
     ap.add_argument('--seeds', type=int, default=2)
+    ap.add_argument('--widths', default=','.join(map(str, widths)))
     args = ap.parse_args()
     warnings.simplefilter('ignore')
     torch.set_num_threads(1)

@@ -108,7 +108,7 @@ engines = {  # called by other modules of the package; a user who needs one impo
     'fastai_ext.keep.batch', 'fastai_ext.keep.state', 'fastai_ext.keep.learner', 'fastai_ext.keep.checkpoint', 'fastai_ext.regularize.again',
     'fastai_ext.regularize.base', 'fastai_ext.regularize.steps', 'fastai_ext.regularize.strength', 'fastai_ext.regularize.proximal',
     'fastai_ext.init.rates',
-    'fastai_ext.init.recipes', 'fastai_ext.init.plan', 'fastai_ext.init.once', 'fastai_ext.init.meant', 'fastai_ext.model.lattice',
+    'fastai_ext.init.recipes', 'fastai_ext.init.modern', 'fastai_ext.init.plan', 'fastai_ext.init.once', 'fastai_ext.init.meant', 'fastai_ext.model.lattice',
     'fastai_ext.init.schemes',  # `ones`, `normal` and the like are common names; `scheme` and `schemes` are in `all`
     'fastai_ext.regularize.units', 'fastai_ext.regularize.chains', 'fastai_ext.regularize.coupled',
     'fastai_ext.regularize.remove',

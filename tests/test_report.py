@@ -10,6 +10,7 @@ from torch.nn import init
 
 import fastai_ext.init.report  # noqa: F401  patches Learner
 from fastai_ext.keep.batch import train_batch
+from fastai_ext.init.auto import init_plan
 from fastai_ext.init.report import symmetric_share
 
 def learner(m, n_in=6, n_out=3, n=64, loss=None, cbs=None, bs=32):
@@ -154,3 +155,16 @@ def test_bad_input():
     learn = learner(nn.Linear(6,3))
     learn.dls.train.dataset[:] = [(torch.full((6,), float('nan')), torch.tensor(0))]*64
     with pytest.raises(ValueError, match='init_report: 192 of the 192'): learn.init_report()
+
+def test_a_signal_that_all_examples_share_is_dead():
+    "Thirty ReLU layers in torch's start: the biases keep the std up, but nothing tells one example from another"
+    torch.manual_seed(0)
+    net = nn.Sequential(*[l for _ in range(16) for l in (nn.Linear(64,64), nn.ReLU())], nn.Linear(64,2))
+    xs = list(zip(torch.randn(32,64), torch.randint(2, (32,)), strict=True))
+    learn = Learner(DataLoaders(DataLoader(xs, bs=32), DataLoader(xs, bs=32)), net, CrossEntropyLossFlat())
+    last = learn.init_report()['32']
+    x = torch.stack([x for x,_ in xs])
+    assert last.between == pytest.approx(net(x).std(0).square().mean().sqrt().item(), rel=.01)
+    assert last.std > .01 and last.between < 1e-3*last.std and any('examples look alike' in f for f in last.flags)
+    init_plan(net).apply()
+    assert not any('look alike' in f for f in learn.init_report().flags)

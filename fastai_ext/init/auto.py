@@ -8,9 +8,12 @@ __all__ = ['check_scheme', 'init_plan']
 # %% ../../nbs/init/auto.ipynb #43ce3644
 import difflib
 from collections import Counter
+from dataclasses import dataclass
 from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from ..model.flow import Follow, flow
 from .meant import meant, unusual
+from .modern import own_start
 from .plan import Plan, Planned, check_args, fixed_rows, is_named, left_alone, scheme_args
 from ..model.provenance import draws, provenance
 from .recipes import recipes
@@ -19,22 +22,62 @@ from ..model.roles import is_norm
 from ..model.weights import unwrap, weights
 
 # %% ../../nbs/init/auto.ipynb #dca3f20f
-def _embed(w, family):
-    """A table that feeds a network of features starts small, and so does one that is the decoder too; before
-    recurrent layers and attention none is better"""
-    if family == 'transformer' and w.tied: return 'normal', dict(std=.02), 'embedding that is the decoder too'
-    if family in ('transformer','recurrent'):
-        return '', None, f"embedding of a {family} network: no start was found that is better than its own"
-    return 'trunc_normal', dict(std=.01), f"embedding of a {family} network"
+@dataclass
+class _Net:
+    "What the policy knows of the whole network"
+    family:str            # 'transformer', 'recurrent', 'convolutional', 'tabular' or 'factors': tables alone
+    branches:int          # Residual branches without a norm
+    post:bool             # Whether it is a post-norm Transformer
+    anew:frozenset        # Names of trained weights that shall start anew
 
-def _rule(w, f, family, branches):
+def _net(every, fl, anew=()):
+    family = _family(every)
+    post = family == 'transformer' and sum(f.post for f in fl.values()) > 1
+    return _Net(family, sum(f.residual for f in fl.values()), post, frozenset(anew))
+
+def _embed(w, net, d):
+    """A table that feeds a network of features starts small, and so does one that is the decoder too; before recurrent
+    layers and attention none is better"""
+    if net.family == 'transformer' and (w.tied or w.name in net.anew):
+        return 'normal', dict(std=.02), 'embedding that is the decoder too' if w.tied else 'embedding of a Transformer'
+    if net.family == 'factors':
+        if w.name not in net.anew and not (d.kind == 'normal' and d.scale > .5):
+            return '', None, 'factors of a product: its author made them small'
+        return 'normal', dict(std=w.shape[1]**-.5 if w.shape[1] > 1 else .01), 'factors of a product'
+    if net.family == 'recurrent' and w.name in net.anew: return 'normal', dict(std=1.), 'embedding as torch starts it'
+    if net.family in ('transformer','recurrent'):
+        return '', None, f"embedding of a {net.family} network: no start was found that is better than its own"
+    return 'trunc_normal', dict(std=.01), f"embedding of a {net.family} network"
+
+def _stays(w, f, net):
+    "Why the distribution of a start is as good as any that we know; '' where it is not"
+    if w.name in net.anew or not (w.is_matrix or w.kind == 'bias') or w.fan_in is None: return ''
+    packed = isinstance(w.module, (nn.MultiheadAttention,NonDynamicallyQuantizableLinear))
+    if net.post and not packed:
+        return 'post-norm Transformer: its own distribution, no better one was found'
+    if f.norm and w.block == '' and not isinstance(w.module, nn.RNNBase):
+        return 'a norm follows, so its scale does not matter: its own distribution'
+    return ''
+
+def _same(w, d, why):
+    "A fresh draw of the distribution that the weight has; left alone where that is not known"
+    if w.kind == 'bias' and d.kind == 'constant' and d.scale == 0: return 'zeros', {}, why
+    few = d.kind != 'uniform' and w.param.numel() < 64
+    if not d.random or few or w.role.index or w.how or w.data.min() >= 0: return '', None, why
+    if d.kind == 'uniform': return 'uniform', dict(low=-d.scale, high=d.scale), why
+    return d.kind, dict(std=d.scale), why
+
+def _rule(w, f, net, d):
     "(scheme, arguments, reason) for one weight under the automatic policy"
+    why = _stays(w, f, net)
+    if why: return _same(w, d, why)
     if w.kind in ('linear','conv','conv_transpose','bilinear','attention'):
         g,why = f.gain,'output of the network' if f.output else 'no activation follows'
         if f.act: why = f"{f.act} follows"
         if w.block in ('q','k','v'): g,why = 1.,f"{dict(q='query',k='key',v='value')[w.block]} of attention, by itself"
-        elif f.residual and branches > 1:
-            g,why = g/branches**.5,f"ends one of {branches} residual branches" + (f", {f.act} follows" if f.act else '')
+        elif f.residual and net.branches > 1:
+            g,why = g/net.branches**.5,f"ends one of {net.branches} residual branches" + (f", {f.act} follows" if f.act
+                else '')
         name,mode = ('xavier_uniform','fan_avg') if w.kind=='attention' else ('kaiming_normal','fan_in')
         return name, dict(scheme_args(_scheme(name), w, {}), gain=g, mode=mode), why
     if w.kind == 'rnn_input':
@@ -43,7 +86,7 @@ def _rule(w, f, family, branches):
         relu = getattr(w.module, 'nonlinearity', '') == 'relu'
         return 'identity' if relu else 'orthogonal', dict(gain=1.), 'recurrent, ReLU' if relu else 'recurrent gate'
     if w.kind == 'rnn_proj': return 'orthogonal', dict(gain=1.), 'recurrent projection'
-    if w.kind == 'embedding': return _embed(w, family)
+    if w.kind == 'embedding': return _embed(w, net, d)
     if w.kind == 'bias' and w.fan_in is not None and w.attr not in ('bias_k','bias_v'):
         if w.block == 'f' and w.attr.startswith('bias_ih'):
             return 'ones', {}, 'forget gate starts open: 1 over both biases'
@@ -53,18 +96,18 @@ def _rule(w, f, family, branches):
 
 def _family(ws):
     kinds = Counter(w.kind for w in ws)
-    return ('transformer' if kinds['attention'] else 'recurrent' if kinds['rnn_hidden']
-            else 'convolutional' if kinds['conv'] else 'tabular')
+    for family,kind in (('transformer','attention'), ('recurrent','rnn_hidden'), ('convolutional','conv')):
+        if kinds[kind]: return family
+    return 'tabular' if any(w.is_matrix or w.kind == 'other' or w.tied for w in ws) else 'factors'
 
-def _auto(model, fl, ws, only, every, found):
+def _auto(net, fl, ws, only, every, found):
     "The automatic policy"
-    family,kept = _family(every),{**unusual(every, found), **meant(every, found)}
-    branches = sum(f.residual for f in fl.values())
+    kept = {**unusual(every, found), **meant(every, found), **own_start(every, fl)}
     for w in ws:
         f = fl.get(w.name) or fl.get(w.full_name.rpartition('.')[0], Follow())
         if w.name in kept and not is_named(w, only): yield Planned(w, reason=kept[w.name])
         else:
-            name,kw,why = _rule(w, f, family, branches)
+            name,kw,why = _rule(w, f, net, found[id(w.param)])
             if not name and is_named(w, only): name,kw,why = _start(w)
             yield Planned(w, name, kw, why)
 
@@ -126,15 +169,15 @@ def init_plan(
         raise ValueError(f"init: {type(net).__name__} has no weights to initialize")
     every = weights(net)
     found = draws(every)
+    known = provenance(model, found)
     if scheme == 'auto' or scheme in recipes:
         fl = flow(net)
-        rows = Plan(_auto(net, fl, ws, only, every, found))
+        rows = Plan(_auto(_net(every, fl, known if force else ()), fl, ws, only, every, found))
     else:
         rows,kept = Plan(fixed_rows(ws, scheme, kw, only)),meant(every, found) if only is None and not force else {}
         for r in rows:
             if r.scheme and r.name in kept: r.scheme,r.kw,r.reason = '',None,kept[r.name]
     if scheme in recipes: recipes[scheme](net, rows, fl, **kw)
-    known = provenance(model, found)
     for r in rows:
         if not force and (r.weight.frozen or r.name in known): _hold(r, known)
         elif force and not r.scheme and r.name in known and is_norm(r.weight.module):

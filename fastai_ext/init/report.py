@@ -30,7 +30,8 @@ class LayerReport:
     name:str                       # Of the layer in the model
     layer:str                      # Its class
     mean:float = float('nan')      # Of its output
-    std:float = float('nan')       # Of its output
+    std:float = float('nan')       # Of its output, over examples, units and positions
+    between:float = float('nan')   # Of its output between examples: what tells one example from another
     grad:float = float('nan')      # Root mean square of the gradient at its output
     reach:float = float('nan')     # Norm of that gradient over that of the last layer
     dead:float = float('nan')      # Share of its units that no example moves
@@ -41,7 +42,7 @@ class LayerReport:
 
 class Layers(Table):
     "One row for each layer, in the order of execution"
-    cols = ('name','layer','mean','std','grad','reach','dead','saturated','symmetric')
+    cols = ('name','layer','mean','std','between','grad','reach','dead','saturated','symmetric')
 
 # %% ../../nbs/init/report.ipynb #66f9dc65
 def _unit_dim(m, o):
@@ -50,6 +51,16 @@ def _unit_dim(m, o):
 def _per_unit(m, o):
     "`o` as (units, everything else)"
     return o.detach().movedim(_unit_dim(m, o), 0).flatten(1)
+
+def _between(f, n):
+    """Root mean square, over units and positions, of the standard deviation over the `n` examples; NaN where they
+    cannot be told apart"""
+    return float(f.std(0).square().mean().sqrt()) if f.dim() > 1 and len(f) == n > 1 else float('nan')
+
+def _examples(batch):
+    "Number of examples in a batch"
+    parts = batch if isinstance(batch, (tuple,list)) else batch.values() if isinstance(batch, dict) else [batch]
+    return next((len(t) for t in parts if hasattr(t, '__len__')), 0)
 
 def _still(o):
     "Which units put out one and the same value"
@@ -122,8 +133,9 @@ class _Look(Callback):
             self.last = m
             if m in self.rows or o is None or not o.numel(): return
             f = o.detach().float()
-            self.rows[m] = LayerReport(name or '(model)', type(m).__name__, float(f.mean()),
-                                       float(f.std()) if f.numel()>1 else 0., closed=name in self.closed)
+            std,between = float(f.std()) if f.numel()>1 else 0.,_between(f, _examples(self.batch))
+            self.rows[m] = LayerReport(name or '(model)', type(m).__name__, float(f.mean()), std, between,
+                                       closed=name in self.closed)
             self.still[m] = _still(_per_unit(m, f))
             if o.requires_grad: o.register_hook(lambda g: self._gradient(m, g.detach().float()))
         return hook
@@ -169,6 +181,8 @@ def _flag(r):
     elif r.std > 1e3: yield f'exploding: its output has std {r.std:.2g}',r.std
     elif r.std == 0: yield 'its output is constant',0
     elif r.std < 1e-3: yield f'vanishing: its output has std {r.std:.2g}',-r.std
+    if 0 < r.std < float('inf') and r.between < 1e-3*r.std and r.dead != 1:
+        yield f'all examples look alike: they differ by {r.between/r.std:.2g} of its std',-r.between/r.std
     if r.grad != r.grad and r.reach == r.reach: yield 'its gradient is NaN',0
     elif r.grad == 0:
         if not r.closed: yield 'no gradient reaches it',0
@@ -229,7 +243,10 @@ class InitReport:
         for ax,k,label in zip(axs, ('std','reach'), ('std of the output','gradient,\nlast layer = 1'), strict=False):
             v = [getattr(r, k) for r in rs]
             ax.axhspan(.1, 10, color='C2', alpha=.12, lw=0)
-            ax.plot(v, 'o-', c='C0', ms=4)
+            ax.plot(v, 'o-', c='C0', ms=4, label='all' if k == 'std' else None)
+            if k == 'std':
+                ax.plot([r.between for r in rs], '.--', c='C0', alpha=.6, label='between examples')
+                ax.legend(fontsize=8)
             bad = [i for i,r in enumerate(rs)
                    if any(('gradient' in f)==(k=='reach') and not f.endswith(('units','saturated')) for f in r.flags)]
             ax.plot(bad, [v[i] for i in bad], 'o', c='C3', ms=6)
@@ -264,6 +281,5 @@ def init_report(self:Learner,
     look = _Look(b)
     with learner_kept(self, drop=(MixedPrecision, NonNativeMixedPrecision), seed=seed), fp32():
         self.fit(1, cbs=look)
-    n = next((len(t) for t in (b if isinstance(b, (tuple,list)) else b.values()) if hasattr(t, '__len__')), 0)
-    self.last_init_report = InitReport(look.rows.values(), look.loss_, n)
+    self.last_init_report = InitReport(look.rows.values(), look.loss_, _examples(b))
     return self.last_init_report

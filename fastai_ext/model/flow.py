@@ -6,13 +6,14 @@
 __all__ = ['Follow', 'flow']
 
 # %% ../../nbs/model/flow.ipynb #66e7ae59
-import copy, inspect, warnings
+import copy, inspect, random, warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
+import numpy as np
 import torch
 from torch import fx, nn
 from .activation import activations, gain
-from ..keep.state import rng_kept
 from .roles import ends_experts, is_norm, matrix_kinds, roles
 
 # %% ../../nbs/model/flow.ipynb #29f7d041
@@ -25,6 +26,7 @@ class Follow:
     # Whether the output is added to its own input's path, without a norm or a scale before or right after the sum
     residual:bool=False
     output:bool=False     # Whether it is the output of the network
+    post:bool=False       # Whether it enters a sum that is normalized at once, as in a post-norm Transformer
     closing:str=''        # Norm through which it ends a residual branch
     branch:tuple=()       # Layers of the residual branch that it ends, with or without a norm
     how:str='trace'       # 'trace' or 'order'
@@ -58,6 +60,15 @@ def _is_matrix(m):
             (nn.RNNBase, nn.RNNCellBase, nn.Linear, nn.modules.conv._ConvNd))
 
 # %% ../../nbs/model/flow.ipynb #e48cd5f6
+@contextmanager
+def _quiet_rng():
+    "Leave torch's, numpy's and Python's generators as they are"
+    state = random.getstate(),np.random.get_state()
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter('ignore')
+        try: yield
+        finally: random.setstate(state[0]); np.random.set_state(state[1])
+
 def _skeleton(model):
     "A copy of `model` without numbers, on the meta device"
     memo = {id(p): nn.Parameter(torch.empty_like(p, device='meta'), requires_grad=p.requires_grad)
@@ -86,6 +97,19 @@ def _graphs(m, path=''):
             for g in _graphs(c, f'{path}.{n}' if path else n)]
 
 # %% ../../nbs/model/flow.ipynb #f6c26c9f
+def _named_act(n):
+    "Name of the activation that a node of a graph calls, '' for none"
+    name = getattr(n.target, '__name__', str(n.target)).lower().strip('_')
+    if n.op not in ('call_function','call_method') or name not in activations: return ''
+    return 'silu' if _silu(n, name) else name
+
+def _inside(m):
+    "Name of the activation that a layer without weights, of the user's own, calls; '' for none"
+    if type(m).__module__.startswith('torch.') or list(m.children()): return ''
+    try: nodes = fx.Tracer().trace(m).nodes
+    except Exception: return ''  # whatever foreign code raises on a proxy: then nothing is known of it
+    return next((name for n in nodes if (name := _named_act(n))), '')
+
 def _kind(n, mods):
     "What a node of the graph does, and the name or layer that does it"
     if n.op == 'output': return 'output',None
@@ -95,7 +119,9 @@ def _kind(n, mods):
         if _is_act(m): return 'act',m
         if is_norm(m): return 'norm',m
         if _is_matrix(m) or any(_is_matrix(c) for c in m.children()): return 'end',m
-        return ('scale' if list(m.parameters(recurse=False)) else 'pass'),m
+        if list(m.parameters(recurse=False)): return 'scale',m
+        inside = _inside(m)
+        return ('act',inside) if inside else ('pass',m)
     name = getattr(n.target, '__name__', str(n.target)).lower()
     if name in _adds: return ('add' if sum(isinstance(a, fx.Node) for a in n.args[:2]) == 2 else 'pass'),name
     if name in ('mul','mul_','imul') and any(isinstance(a, fx.Node) and a.op=='get_attr' for a in n.args):
@@ -168,6 +194,7 @@ def _follow(node, mods, whole):
             if branch:
                 res.branch,res.closing = branch,norm
                 res.residual = not norm and not scaled and not post
+            if not summed and not norm: res.post = post
             summed = True
         if not summed and not res.act: res.norm = res.norm or bool(norm)
         todo += [_Walk(u, n, norm, scaled, summed) for u in n.users]
@@ -201,7 +228,8 @@ def _in_order(name, mods):
     # torch's own layers say whether the norm comes after the sum
     block = p if hasattr(p, 'norm_first') else mods[parent.rpartition('.')[0]]
     if child in _narrow or _closes(mods[name], child, p):
-        return Follow(residual=getattr(block, 'norm_first', True), how='order')
+        first = getattr(block, 'norm_first', True)
+        return Follow(residual=first, post=not first, how='order')
     matrices = [n for n,c in p.named_children() if _is_matrix(c)]
     if held is not None and (child in _widen or len(matrices)==1) and child != 'up_proj':
         return Follow(*_act(held), how='order')
@@ -222,8 +250,7 @@ def flow(
     "What follows each layer of `model` that multiplies its input"
     mods = dict(model.named_modules())
     res = {}
-    with rng_kept(), warnings.catch_warnings(), torch.no_grad():  # tracing runs the model's own code
-        warnings.simplefilter('ignore')
+    with _quiet_rng():
         try: graphs = _graphs(_skeleton(model))
         except Exception: graphs = []  # a model that cannot be copied: names and order remain
         for path,g in graphs:
