@@ -16,7 +16,9 @@ from torch import nn
 from .strength import Tunable
 
 # %% ../../nbs/regularize/activation.ipynb #6906c1eb
-def _is_activation(m): return type(m).__module__ == 'torch.nn.modules.activation' and not isinstance(m, (nn.MultiheadAttention,nn.Softmax,nn.LogSoftmax))
+def _is_activation(m):
+    others = nn.MultiheadAttention,nn.Softmax,nn.LogSoftmax
+    return type(m).__module__ == 'torch.nn.modules.activation' and not isinstance(m, others)
 
 def _chosen(model, only):
     sels = only if isinstance(only, (list,tuple)) else [only]
@@ -27,20 +29,30 @@ def _chosen(model, only):
 
 class ActivationPenalty(Tunable):
     "Base of penalties on the outputs of layers: a subclass gives `norm(a)`, one number for the output `a` of a layer"
-    order = GradientAccumulation.order - 1  # in `after_loss`: before accumulation (6) and the loss scale (10) multiply what is minimized
+    order = GradientAccumulation.order - 1  # in `after_loss`: before accumulation (6) and the loss scale (10) multiply
     by_group = False
     _stateattrs = Tunable._stateattrs + ('_hooks','_outputs','_sum','_n')
 
-    def __init__(self, only=None, label='', **strengths):
+    def __init__(self,
+        only=None,     # Names with wildcards, layer types, functions of a layer; None: the activation functions
+        label:str='',  # Name of the column and of the hyper-parameter; '': the name of the class in lower case
+        **strengths,   # One, a number >= 0 or a schedule
+    ):
         super().__init__(label, **strengths)
         self.only = only
 
-    def norm(self, a): "Sum over the output, without strength"; raise NotImplementedError
+    def norm(self,
+        a, # Output of a layer, (items, ...)
+    ):     # A tensor with one number
+        "Sum over the output, without strength"
+        raise NotImplementedError
 
     def register(self):
+        "Look for the layers, then as `Tunable` does"
         self._hooks = []
         if not _chosen(self.model, self.only): raise ValueError(
-            f"{type(self).__name__}: only={self.only!r} chooses no layer of the model; give a layer type such as nn.ReLU, or names with wildcards")
+            f"{type(self).__name__}: only={self.only!r} chooses no layer of the model; give a layer type such as "
+            "nn.ReLU, or names with wildcards")
         super().register()
 
     def before_train(self):
@@ -53,7 +65,8 @@ class ActivationPenalty(Tunable):
         self._outputs = []
         def _keep(m, xs, out):
             if torch.is_tensor(out): self._outputs.append(out)
-        if any(self.strengths()[-1].values()): self._hooks = [m.register_forward_hook(_keep) for m in _chosen(self.model, self.only)]
+        if any(self.strengths()[-1].values()):
+            self._hooks = [m.register_forward_hook(_keep) for m in _chosen(self.model, self.only)]
 
     def after_pred(self): self._unhook()
 
@@ -74,28 +87,33 @@ class ActivationPenalty(Tunable):
         self._unhook()
         self._outputs = []
 
-    def value(self): "Mean over the epoch, strength included"; return float(self._sum/self._n) if getattr(self, '_n', 0) else 0.
+    def value(self)->float:
+        "Mean over the epoch, strength included"
+        return float(self._sum/self._n) if getattr(self, '_n', 0) else 0.
+
     def __repr__(self): return basic_repr([*self.hypers,'only'])(self)
 
 # %% ../../nbs/regularize/activation.ipynb #e3cc0152
 class ActivationL1(ActivationPenalty):
-    """Add `strength * sum(abs(a))` of the chosen layers' outputs, mean over the batch: few units answer to an input (Olshausen and Field, 1996).
+    """Add `strength * sum(abs(a))` of the chosen layers' outputs, mean over the batch: few units answer to an input
+    (Olshausen and Field, 1996).
 
     Raises `ValueError` for a strength that is negative or not a number, and in `fit` where no layer is chosen."""
     def __init__(self,
         strength=1e-4, # >= 0: a number, or a schedule; 0 is the same as no callback
-        only=None,     # Names with wildcards, layer types, functions of a layer, or a list of them; None: the activation functions
+        only=None,     # Names with wildcards, layer types, functions of a layer; None: the activation functions
         label:str='',  # Name of the column and of the hyper-parameter; '': activationl1
     ): super().__init__(only, label, strength=strength)
     def norm(self, a): return a.abs().sum()
 
 class ActivationL2(ActivationPenalty):
-    """Add `strength/2 * sum(a**2)` of the chosen layers' outputs, mean over the batch: small activations (AR, Merity et al., 2017, has it for recurrent layers).
+    """Add `strength/2 * sum(a**2)` of the chosen layers' outputs, mean over the batch: small activations (AR, Merity et
+    al., 2017, has it for recurrent layers).
 
     Raises `ValueError` for a strength that is negative or not a number, and in `fit` where no layer is chosen."""
     def __init__(self,
         strength=1e-3, # >= 0: a number, or a schedule; 0 is the same as no callback
-        only=None,     # Names with wildcards, layer types, functions of a layer, or a list of them; None: the activation functions
+        only=None,     # Names with wildcards, layer types, functions of a layer; None: the activation functions
         label:str='',  # Name of the column and of the hyper-parameter; '': activationl2
     ): super().__init__(only, label, strength=strength)
     def norm(self, a): return a.square().sum()/2

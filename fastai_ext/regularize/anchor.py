@@ -6,8 +6,6 @@
 __all__ = ['L2SP']
 
 # %% ../../nbs/regularize/anchor.ipynb #29a04025
-import warnings
-
 import torch
 from fastcore.basics import basic_repr
 
@@ -17,20 +15,21 @@ from .base import Penalty
 
 # %% ../../nbs/regularize/anchor.ipynb #7eb0fb0d
 class L2SP(Penalty):
-    """Add `alpha/2 * sum((w-w0)**2)` of the pretrained weights and `beta/2 * sum(w**2)` of the new ones (Li, Grandvalet and Davoine, 2018).
+    """Add `alpha/2 * sum((w-w0)**2)` of the pretrained weights and `beta/2 * sum(w**2)` of the new ones (Li, Grandvalet
+    and Davoine, 2018).
 
-    `w0` are the weights before the first fit with this callback, once, by name: `fine_tune` fits twice and keeps them. They are saved beside the model, so a
-    fit that is resumed has them. The optimizer calls the strengths `l2sp_alpha` and `l2sp_beta`.
-    Raises `ValueError` as `L1` does, and for a resumed fit whose `w0` nobody has kept."""
+    `w0` are the weights before the first fit with this callback, once, by name: `fine_tune` fits twice and keeps them.
+    They are saved beside the model, so a fit that is resumed has them. The optimizer calls the strengths `l2sp_alpha`
+    and `l2sp_beta`. Raises `ValueError` as `L1` does, and for a resumed fit whose `w0` nobody has kept."""
     hypers = ('alpha','beta')
     elementwise = True
-    _stateattrs = Penalty._stateattrs + ('anchors','_new')  # an exported file does not carry the pretrained weights a second time
+    _stateattrs = Penalty._stateattrs + ('anchors','_new')  # an exported file does not carry the weights a second time
 
     def __init__(self,
-        alpha=1e-2,    # Strength towards the starting point, >= 0: a number, a slice or a list by parameter group, or a schedule
+        alpha=1e-2,    # Strength towards the start, >= 0: a number, a slice or a list by parameter group, or a schedule
         beta=1e-2,     # Strength towards zero for the new weights, likewise
-        new=None,      # Which are new: names with wildcards, layer types, group numbers or functions of a `Weight`; None: the last of several parameter groups
-        only=None,     # The weights that are meant at all, likewise; None: every matrix
+        new=None,      # Which are new: as `only` chooses; None: the last of several parameter groups
+        only=None,     # Names with wildcards, layer types, group numbers or functions of a `Weight`; None: every matrix
         skip=None,     # Likewise, to leave alone
         label:str='',  # Name of the column, and how the hyper-parameters begin; '': l2sp
     ):
@@ -38,15 +37,15 @@ class L2SP(Penalty):
         self.new = new
 
     def register(self):
+        "Find the weights, which of them are new, and where the others start; then as `Tunable` does"
         super().register()
-        if self._made:
-            warnings.warn(f"L2SP: {self._made[0].weight.name} is computed from other parameters ({self._made[0].weight.how}) and is left alone"
-                          + (f"; so are {len(self._made)-1} more" if len(self._made) > 1 else ''), stacklevel=2)
-            self._made = []
+        self.warn_of_made("and is left alone", "so are")
+        self._made = []
         last = len(self.opt.param_lists)-1
         if self.new is None: self._new = {id(h) for h in self._held if last and h.group == last}
         else:
-            ids = {id(w) for w in select([h.weight for h in self._held], self.new, groups={id(h.weight.param): h.group for h in self._held})}
+            groups = {id(h.weight.param): h.group for h in self._held}
+            ids = {id(w) for w in select([h.weight for h in self._held], self.new, groups=groups)}
             self._new = {id(h) for h in self._held if id(h.weight) in ids}
         self._anchor()
 
@@ -55,15 +54,18 @@ class L2SP(Penalty):
         if found is not None: self.anchors = found
         known = getattr(self, 'anchors', {})
         if resumes(self.learn) and not known: raise ValueError(
-            "L2SP: this fit goes on with an earlier one, but the pretrained weights of that are not known. Load a file that was saved while L2SP was "
-            "in the Learner (`learn.load`), or begin without start_epoch")
+            "L2SP: this fit goes on with an earlier one, but the pretrained weights of that are not known. Load a file "
+            "that was saved while L2SP was in the Learner (`learn.load`), or begin without start_epoch")
         for h in self._held:
             n = h.weight.full_name
             if n not in known or known[n].shape != h.param.shape: known[n] = h.param.detach().clone()
             known[n] = known[n].to(h.param)
         self.anchors = known
 
-    def beside(self): "What is saved beside the model: the starting point, on the CPU"; return {n: t.cpu() for n,t in self.anchors.items()} if getattr(self, 'anchors', None) else None
+    def beside(self)->dict|None:
+        "What is saved beside the model: the starting point, on the CPU"
+        known = getattr(self, 'anchors', None)
+        return {n: t.cpu() for n,t in known.items()} if known else None
 
     def _parts(self, h):
         index = () if h.whole else h.weight.role.index
@@ -84,7 +86,8 @@ class L2SP(Penalty):
         now,total = self.strengths(),0.
         for h in self._held:
             (w,w0),s = self._parts(h),now[h.group]
-            total += s['beta']/2*w.square().sum().item() if id(h) in self._new else s['alpha']/2*(w-w0).square().sum().item()
+            if id(h) in self._new: total += s['beta']/2*w.square().sum().item()
+            else: total += s['alpha']/2*(w-w0).square().sum().item()
         return total
 
     def __repr__(self): return basic_repr(['alpha','beta','new','only','skip'])(self)

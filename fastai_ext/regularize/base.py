@@ -7,13 +7,17 @@ __all__ = ['Held', 'masters', 'Regularizer', 'Penalty', 'Proximal', 'Constraint'
 
 # %% ../../nbs/regularize/base.ipynb #489b7dab
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from fastai.callback.fp16 import NonNativeMixedPrecision
 
 from ..model.weights import Weight, weights
 from . import steps
+from .fused import join, joined, leave
+from .steps import pieces
 from .strength import Tunable
 
 # %% ../../nbs/regularize/base.ipynb #3dac5743
@@ -23,9 +27,11 @@ def _is_default(w): return w.kind not in ('norm','bias') and w.param.ndim > 1
 class Held:
     "A chosen weight, and the optimizer's own tensor behind it"
     weight:Weight
-    param:torch.Tensor  # what the optimizer steps: the parameter, or its master copy in mixed precision
-    group:int           # number of the parameter group
-    whole:bool          # whether the weight is the whole parameter, as it lies
+    param:torch.Tensor  # What the optimizer steps: the parameter, or its master copy in mixed precision
+    group:int           # Number of the parameter group
+    whole:bool          # Whether the weight is the whole parameter, as it lies
+    lr:float=1.         # Factor on its learning rate, as `MuP` gives
+    eps:float=1.        # Factor on Adam's epsilon, likewise
 
     @property
     def live(self): "Whether this step trains it"; return self.param.requires_grad and self.param.grad is not None
@@ -36,11 +42,35 @@ class Held:
         "What belongs to the weight, in the order in which roles are told"
         return t if self.whole else self.weight.orient(t[self.weight.role.index])
 
-    def put(self, t):
-        "Write `t`, (out, in, ...), as the weight, into the optimizer's tensor and the model's"
+    def step(self,
+        opt,    # Optimizer
+        hypers, # Its hyper-parameters, one dict for each group
+    ):          # A number, or a tensor or an `Adaptive` for the weight, (out, in, ...)
+        """By how much the latest step moved the weight for a steady gradient of one. Raises `ValueError` for an
+        optimizer that is not known"""
+        hyper = hypers[self.group]
+        if self.lr != 1 or self.eps != 1:
+            hyper = {**hyper, 'lr': hyper['lr']*self.lr, **({'eps': hyper['eps']*self.eps} if 'eps' in hyper else {})}
+        step = steps.find_step(opt)(opt, self.param, hyper)
+        if isinstance(step, steps.Adaptive): return step if self.whole else step.mapped(self.oriented)
+        return self.oriented(step) if torch.is_tensor(step) and step.ndim else step
+
+    def put(self,
+        t, # (out, in, ...)
+    ):
+        "Write `t` as the weight, into the optimizer's tensor and the model's"
         if self.whole: self.param.detach().copy_(t)
         else: self.param.detach()[self.weight.role.index].copy_(self.weight.unorient(t))
         self.publish()
+
+    @contextmanager
+    def changed(self):
+        "The weight, (out, in, ...), to be changed in place; then it is written where it belongs"
+        w = self.oriented(self.param.detach())
+        if not self.whole: w = w.clone()  # `oriented` is not a view of every layout
+        yield w
+        if self.whole: self.publish()
+        else: self.put(w)
 
     def publish(self):
         "Copy a master tensor to the model's parameter"
@@ -49,11 +79,13 @@ class Held:
 def masters(
     learn, # `Learner`
 )->dict:   # Tensor of the optimizer by `id` of the model's parameter; empty where they are the same
-    "Which tensors the optimizer steps in place of the model's parameters: `NonNativeMixedPrecision` has its own. Raises `ValueError` for `flat_master`"
+    """Which tensors the optimizer steps in place of the model's parameters: `NonNativeMixedPrecision` has its own.
+    Raises `ValueError` for `flat_master`"""
     for cb in learn.cbs:
         if not isinstance(cb, NonNativeMixedPrecision) or not hasattr(cb, 'master_pgs'): continue
-        if cb.flat_master: raise ValueError("regularize: NonNativeMixedPrecision(flat_master=True) joins all weights into one vector, "
-                                            "in which none can be found again; leave out flat_master, or use MixedPrecision (`to_fp16`)")
+        if cb.flat_master:
+            raise ValueError("regularize: NonNativeMixedPrecision(flat_master=True) joins all weights into one vector, "
+                             "in which none can be found again; leave out flat_master, or use `to_fp16`")
         return {id(p): m for ps,ms in zip(cb.model_pgs, cb.master_pgs) for p,m in zip(ps, ms)}
     return {}
 
@@ -61,13 +93,14 @@ def masters(
 class Regularizer(Tunable):
     """Base of what acts on weights in each step of the optimizer: which weights, how strong; no mathematics.
 
-    Biases, norm layers and vectors are left alone unless `only` names them; so are frozen parameters and those that got no gradient.
-    Raises `ValueError` in `fit` where `only` and `skip` leave nothing, and warns where the optimizer holds none of what they leave."""
-    elementwise = False  # whether each number is treated alone, so that the layout and the blocks of a parameter do not matter
+    Biases, norm layers and vectors are left alone unless `only` names them; so are frozen parameters and those that got
+    no gradient. Raises `ValueError` in `fit` where `only` and `skip` leave nothing, and warns where the optimizer holds
+    none of what they leave."""
+    elementwise = False  # whether each number is treated alone, so that layout, blocks and parts do not matter
     _stateattrs = Tunable._stateattrs + ('_held','_made','_cancelled')
 
     def __init__(self,
-        only=None,     # Names with wildcards, layer types, parameter-group numbers or functions of a `Weight`; None: every matrix
+        only=None,     # Names with wildcards, layer types, group numbers or functions of a `Weight`; None: every matrix
         skip=None,     # Likewise, to leave alone
         label:str='',  # Name of the column and of the hyper-parameter; '': the name of the class in lower case
         **strengths,   # One for each name in `hypers`
@@ -80,12 +113,19 @@ class Regularizer(Tunable):
         ws = weights(self.learn, self.only, self.skip)
         return ws.filter(self.by_default) if self.only is None else ws
 
-    def by_default(self, w): "Whether the weight `w` is meant where `only` is None"; return _is_default(w)
+    def by_default(self,
+        w, # `Weight`
+    )->bool:
+        "Whether the weight is meant where `only` is None"
+        return _is_default(w)
 
     def register(self):
+        "Find the weights, then as `Tunable` does"
         name,ws = type(self).__name__,self.choose()
-        if not len(ws): raise ValueError(f"{name}: only={self.only!r}, skip={self.skip!r} leave no weight of the model; "
-                                         "`weights(learn)` lists their names and kinds" + ("; by default biases, norm layers and vectors are left alone" if self.only is None else ''))
+        if not len(ws):
+            left = "; by default biases, norm layers and vectors are left alone" if self.only is None else ''
+            raise ValueError(f"{name}: only={self.only!r}, skip={self.skip!r} leave no weight of the model; "
+                             f"`weights(learn)` lists their names and kinds{left}")
         super().register()
         self._cancelled = False
         own = masters(self.learn)
@@ -94,26 +134,52 @@ class Regularizer(Tunable):
         for w in ws: blocks.setdefault(id(w.param), []).append(w)
         self._held,self._made = [],[]  # `_made`: parametrized weights, which are computed from other parameters
         for same in blocks.values():
-            full = self.elementwise and sum(w.shape.numel() for w in same) == same[0].param.numel()
-            for w in same[:1] if full and not same[0].how else same:
+            rates = [self._rates(w) for w in same]
+            covered = sum(w.shape.numel() for w in same) == same[0].param.numel()
+            full = self.elementwise and covered and len(set(rates)) == 1
+            for w,(lr,eps) in list(zip(same, rates, strict=True))[:1 if full and not same[0].how else None]:
                 p = own.get(id(w.param), w.param)
                 if id(p) not in place: continue
-                h = Held(w, p, place[id(p)], full or not w.role.index and not w.role.layout)
+                h = Held(w, p, place[id(p)], full or not w.role.index and not w.role.layout, lr, eps)
                 (self._made if w.how else self._held).append(h)
         if not self._held and not self._made:
-            warnings.warn(f"{name} does nothing: the optimizer holds none of the {len(ws)} weights that it should act on, such as {ws[0].name!r}. "
-                          "Were they replaced after the optimizer was made, or left out by the splitter?", stacklevel=2)
+            warnings.warn(f"{name} does nothing: the optimizer holds none of the {len(ws)} weights that it should act "
+                          f"on, such as {ws[0].name!r}. Were they replaced after the optimizer was made, or left out "
+                          "by the splitter?", stacklevel=2)
+
+    def warn_of_made(self,
+        what,   # What becomes of them
+        others, # How further ones are joined
+    ):
+        "Warn of weights that are computed from other parameters, if there are any"
+        if not self._made: return
+        w = self._made[0].weight
+        more = f"; {others} {len(self._made)-1} more" if len(self._made) > 1 else ''
+        warnings.warn(f"{type(self).__name__}: {w.name} is computed from other parameters ({w.how}), {what}{more}",
+                      stacklevel=3)
+
+    def _rates(self, w):
+        "Factors on the learning rate and on Adam's epsilon, from callbacks that give weights rates of their own"
+        lr = eps = 1.
+        for cb in self.learn.cbs:
+            if not hasattr(type(cb), 'step_factors'): continue
+            a,b = cb.step_factors(w)
+            lr,eps = lr*a,eps*b
+        return lr,eps
 
     def chosen(self):
-        "Pairs of a live `Held` weight and the strengths of its group, a dict from the names in `hypers`; weights whose strengths are all 0 are left out"
+        """Pairs of a live `Held` weight and the strengths of its group, a dict from the names in `hypers`; weights
+        whose strengths are all 0 are left out"""
         now = self.strengths()
         for h in self._held:
             s = now[h.group]
             if h.live and any(s.values()): yield h,s
 
     def after_cancel_step(self): self._cancelled = True  # fastai fires `after_step` for a cancelled step too
+
     def was_cancelled(self):
-        "Whether the step that ends was cancelled, by an overflow in mixed precision for example. Asked once in each `after_step`"
+        """Whether the step that ends was cancelled, by an overflow in mixed precision for example. Asked once in each
+        `after_step`"""
         res,self._cancelled = self._cancelled,False
         return res
 
@@ -121,13 +187,28 @@ class Regularizer(Tunable):
 class Penalty(Regularizer):
     """Base of penalties that add their gradient before each step of the optimizer.
 
-    A subclass gives `norm(w, **strengths)`, the penalty of one weight, and `grad(w, **strengths)`, its gradient; tensors are (out, in, ...).
-    An elementwise one may give `add_grads(grads, ws, **strengths)` over lists of tensors in place of `grad`."""
-    def norm(self, w, **strengths): "The penalty of the weight `w`, strength included: a tensor with one number"; raise NotImplementedError
-    def grad(self, w, **strengths): "Its gradient, of the shape of `w`"; raise NotImplementedError
+    A subclass gives `norm(w, **strengths)`, the penalty of one weight, and `grad(w, **strengths)`, its gradient;
+    tensors are (out, in, ...). It may give `add_grads(grads, ws, **strengths)` over lists in place of `grad`."""
+    def norm(self,
+        w,           # (out, in, ...)
+        **strengths, # One number for each name in `hypers`
+    ):               # A tensor with one number
+        "The penalty of a weight, strength included"
+        raise NotImplementedError
 
-    def add_grads(self, grads, ws, **strengths):
-        "Add the gradients of the weights `ws` to the tensors `grads`, in place"
+    def grad(self,
+        w,           # (out, in, ...)
+        **strengths, # One number for each name in `hypers`
+    ):               # Of the shape of `w`
+        "Gradient of `norm`"
+        raise NotImplementedError
+
+    def add_grads(self,
+        grads,       # Tensors to add to, in place
+        ws,          # The weights, or where `elementwise` parts of them, of the same shapes
+        **strengths, # One number for each name in `hypers`
+    ):
+        "Add the gradients of several weights"
         for g,w in zip(grads, ws): g.add_(self.grad(w, **strengths))
 
     def before_step(self): self._add_to(self._held + self._made)
@@ -135,8 +216,11 @@ class Penalty(Regularizer):
     @torch.no_grad()
     def _add_to(self, helds):
         for s,hs in self._by_group(helds):
-            whole = [h for h in hs if h.whole and not h.weight.how]
-            if whole: self.add_grads([h.param.grad for h in whole], [h.param.detach() for h in whole], **s)
+            whole = [(h.param.grad,h.param.detach()) for h in hs if h.whole and not h.weight.how]
+            if self.elementwise:
+                for pair in whole:
+                    for g,w in pieces(*pair): self.add_grads([g], [w], **s)
+            elif whole: self.add_grads(*zip(*whole, strict=True), **s)
             for h in hs:
                 if h.weight.how: self._add_made(h, s)
                 elif not h.whole:
@@ -172,83 +256,143 @@ class Penalty(Regularizer):
     @torch.no_grad()
     def value(self):
         "The penalty now, with the strengths of the latest fit: a float. Raises `RuntimeError` before the first fit"
-        if not hasattr(self, '_held'): raise RuntimeError(f"{type(self).__name__}: no weights chosen yet; call `fit` first")
+        if not hasattr(self, '_held'):
+            raise RuntimeError(f"{type(self).__name__}: no weights chosen yet; call `fit` first")
         now = self.strengths()
         pairs = [(h, h.oriented(h.param)) for h in self._held] + [(h, h.weight.value) for h in self._made]
-        return float(sum((self.norm(w.float(), **now[h.group]).item() for h,w in pairs if any(now[h.group].values())), 0.))
+        norms = (self.norm(w.float(), **now[h.group]).item() for h,w in pairs if any(now[h.group].values()))
+        return float(sum(norms, 0.))
 
 # %% ../../nbs/regularize/base.ipynb #171d17ec
 class Proximal(Penalty):
-    """Base of penalties that have a proximal operator: after each step of the optimizer, it is applied with the step that was made.
+    """Base of penalties with a proximal operator: it is applied after each step of the optimizer, with the step it
+    made.
 
-    A subclass gives `norm`, `grad`, and `prox(w, step, **strengths)`: what the weight `w`, (out, in, ...), becomes; `step` is a number or a tensor like `w`.
-    An elementwise one may give `prox_all(ws, steps, **strengths)` over lists instead, in place. `how='grad'` adds the gradient before the step, as `Penalty` does.
-    Raises `ValueError` in `fit` for `how='prox'` with an optimizer whose step is not known."""
-    _stateattrs = Penalty._stateattrs + ('_own',)
+    A subclass gives `norm`, `grad`, and `prox(w, step, **strengths)`: what the weight `w`, (out, in, ...), becomes;
+    `step` is a number or a tensor like `w`. It may give `prox_` instead, which works in place. `how='grad'` adds the
+    gradient before the step, as `Penalty` does. Raises `ValueError` in `fit` for `how='prox'` with an optimizer whose
+    step is not known."""
+    _stateattrs = Penalty._stateattrs + ('_own','_joined')
 
-    def __init__(self, only=None, skip=None, label='',
+    def __init__(self,
+        only=None,       # Names with wildcards, layer types, group numbers, functions of a `Weight`; None: every matrix
+        skip=None,       # Likewise, to leave alone
+        label:str='',    # Name of the column and of the hyper-parameter; '': the name of the class in lower case
         how:str='prox',  # 'prox': after the step, exact zeros; 'grad': through the gradient, with any optimizer
-        **strengths,
+        **strengths,     # One for each name in `hypers`
     ):
         super().__init__(only, skip, label, **strengths)
         if how not in ('prox','grad'): raise ValueError(f"{type(self).__name__}: how={how!r}; give 'prox' or 'grad'")
         self.how = how
 
-    def prox(self, w, step, **strengths): "What the weight `w` becomes"; raise NotImplementedError
+    def prox(self,
+        w,           # (out, in, ...)
+        step,        # Of the optimizer, without strength: a number, or a tensor like `w`
+        **strengths, # One number for each name in `hypers`
+    ):               # Of the shape of `w`
+        "What the weight becomes"
+        raise NotImplementedError
 
-    def prox_all(self, ws, steps, **strengths):
-        "Apply `prox` to each of `ws`, in place"
-        for w,step in zip(ws, steps): w.copy_(self.prox(w, step, **strengths))
+    def prox_(self,
+        w,           # The weight, or where `elementwise` a part of it
+        step,        # Of the optimizer: a number, a tensor like `w`, or an `Adaptive`
+        **strengths, # One number for each name in `hypers`
+    ):
+        "Apply `prox` to a weight, in place"
+        w.copy_(self.prox(w, steps.known(step), **strengths))
 
     def register(self):
+        "Find the weights and whether the optimizer's step is known, then as `Tunable` does"
         name = type(self).__name__
+        leave(self.opt)  # of a fit that was interrupted
+        self._joined = set()
         if self.how == 'prox': steps.find_step(self.opt, f"{name}: ", f"; or give {name}(…, how='grad')")
         super().register()
-        if self.how == 'prox' and self._made:
-            h = self._made[0]
-            warnings.warn(f"{name}: {h.weight.name} is computed from other parameters ({h.weight.how}), so its penalty goes through their gradient, without exact zeros"
-                          + (f"; so do {len(self._made)-1} more" if len(self._made) > 1 else ''), stacklevel=2)
+        if self.how == 'prox':
+            self.warn_of_made("so its penalty goes through their gradient, without exact zeros", "so do")
 
     def before_step(self):
-        if self.how == 'prox': steps.before_step(self.opt)
+        if self.how == 'prox':
+            steps.before_step(self.opt)
+            self._join()
         self._add_to(self._made if self.how == 'prox' else self._held + self._made)
+
+    def _join(self):
+        "Where that can be, have the optimizer apply the proximal step as soon as it has stepped a part of a weight"
+        self._joined = set()
+        todo = [(h,f) for h,f in self.within() if h.lr == h.eps == 1]
+        after = join(self.opt) if todo else None
+        if after is not None:
+            for h,f in todo:
+                after.setdefault(id(h.param), []).append(f)
+                self._joined.add(id(h.param))
+
+    def after_fit(self):
+        super().after_fit()
+        if self.active(): leave(self.opt)
+
+    def within(self):
+        """Pairs of a live `Held` weight and a function `f(w, step)` that applies its proximal step to some of its rows,
+        in place"""
+        if not self.elementwise: return
+        for s,hs in self._by_group(self._held):
+            for h in hs:
+                if h.whole: yield h, partial(self.prox_, **s)
+
+    def _done(self, held):
+        "Whether the optimizer has applied it already, in the step that ends"
+        return id(held.param) in self._joined and id(held.param) not in (joined(self.opt) or {})
 
     @torch.no_grad()
     def after_step(self):
-        if self.was_cancelled() or self.how != 'prox': return
+        if self.how != 'prox': return
+        if self.was_cancelled():
+            (joined(self.opt) or {}).clear()
+            return
         steps.after_step(self.opt)
         hypers = self.opt.hypers
         for s,hs in self._by_group(self._held):
-            whole = [h for h in hs if h.whole]
-            if whole: self.prox_all([h.param.detach() for h in whole], [steps.step_size(self.opt, h.param, hypers[h.group]) for h in whole], **s)
             for h in hs:
-                if h.whole: h.publish()
-                else:
-                    step = steps.step_size(self.opt, h.param, hypers[h.group])
-                    w = h.oriented(h.param.detach()).contiguous()
-                    self.prox_all([w], [h.oriented(step) if torch.is_tensor(step) and step.ndim else step], **s)
-                    h.put(w)
+                if self._done(h):
+                    h.publish()
+                    continue
+                with h.changed() as w:
+                    pair = w,h.step(self.opt, hypers)
+                    for part,step in pieces(*pair) if self.elementwise else [pair]: self.prox_(part, step, **s)
 
 # %% ../../nbs/regularize/base.ipynb #f3c3b0bd
 class Constraint(Regularizer):
     """Base of constraints: after each step of the optimizer, weights are projected onto a set.
 
-    A subclass gives `project(w, **strengths)`: the nearest allowed weight, (out, in, ...); unlike a penalty it needs no step, so any optimizer will do."""
+    A subclass gives `project(w, **strengths)`: the nearest allowed weight, (out, in, ...); unlike a penalty it needs no
+    step, so any optimizer will do. It may give `project_` instead, which works in place."""
     order = Regularizer.order + .1  # after every proximal step: the projection has the last word
     shows = False
 
-    def project(self, w, **strengths): "The nearest allowed weight"; raise NotImplementedError
+    def project(self,
+        w,           # (out, in, ...)
+        **strengths, # One number for each name in `hypers`
+    ):               # Of the shape of `w`
+        "The nearest allowed weight"
+        raise NotImplementedError
+
+    def project_(self,
+        w,           # (out, in, ...); where `elementwise` a part of it
+        **strengths, # One number for each name in `hypers`
+    ):
+        "Apply `project` to a weight, in place"
+        w.copy_(self.project(w, **strengths))
 
     def register(self):
+        "Find the weights, then as `Tunable` does"
         super().register()
-        if self._made:
-            h = self._made[0]
-            warnings.warn(f"{type(self).__name__}: {h.weight.name} is computed from other parameters ({h.weight.how}) and is left alone"
-                          + (f"; so are {len(self._made)-1} more" if len(self._made) > 1 else ''), stacklevel=2)
+        self.warn_of_made("and is left alone", "so are")
 
     @torch.no_grad()
     def after_step(self):
         if self.was_cancelled(): return
         now = self.strengths()
         for h in self._held:
-            if h.live: h.put(self.project(h.oriented(h.param.detach()), **now[h.group]))
+            if not h.live: continue
+            with h.changed() as w:
+                for part, in pieces(w) if self.elementwise else [(w,)]: self.project_(part, **now[h.group])

@@ -31,26 +31,33 @@ class _OfRows(Constraint):
     def choose(self): return super().choose().filter(lambda w: len(w.shape) > 1)  # a vector has no rows
 
 class MaxNorm(_OfRows):
-    """No row (the weights into one unit, one filter) is longer than `max_norm` (Srebro and Shraibman, 2005; beside dropout: Srivastava et al., 2014).
+    """No row (the weights into one unit, one filter) is longer than `max_norm` (Srebro and Shraibman, 2005; beside
+    dropout: Srivastava et al., 2014).
 
     Raises `ValueError` for a `max_norm` that is not above 0, and in `fit` where nothing is chosen."""
     hypers = ('max_norm',)
 
     def __init__(self,
         max_norm=3.,   # Longest row allowed, > 0: a number, a slice or a list by parameter group, or a schedule
-        only=None,     # Names with wildcards, layer types, parameter-group numbers or functions of a `Weight`; None: every matrix
+        only=None,     # Names with wildcards, layer types, group numbers or functions of a `Weight`; None: every matrix
         skip=None,     # Likewise, to leave alone
         label:str='',  # Name of the hyper-parameter; '': maxnorm
     ):
-        if isinstance(max_norm, (int,float)) and max_norm == 0: raise ValueError("MaxNorm: max_norm=0 would make every weight 0; give a number > 0, for example 3.")
+        if isinstance(max_norm, (int,float)) and max_norm == 0:
+            raise ValueError("MaxNorm: max_norm=0 would make every weight 0; give a number > 0, for example 3.")
         super().__init__(only, skip, label, max_norm=max_norm)
     def project(self, w, max_norm): return project_max_norm(w, max_norm)
 
+    def project_(self, w, max_norm):
+        r = torch.linalg.vector_norm(w.flatten(1), dim=1)
+        if bool((r > max_norm).any()): w.copy_(self.project(w, max_norm))
+
 class UnitNorm(_OfRows):
-    "Every row (the weights into one unit, one filter) has length one, from the first step on (Salimans and Kingma, 2016, without the gain)"
+    """Every row (the weights into one unit, one filter) has length one, from the first step on (Salimans and Kingma,
+    2016, without the gain)"""
     hypers = ()
     def __init__(self,
-        only=None,     # Names with wildcards, layer types, parameter-group numbers or functions of a `Weight`; None: every matrix
+        only=None,     # Names with wildcards, layer types, group numbers or functions of a `Weight`; None: every matrix
         skip=None,     # Likewise, to leave alone
     ): super().__init__(only, skip)
     def project(self, w): return project_unit_norm(w)
@@ -60,7 +67,8 @@ class NonNeg(Constraint):
     hypers = ()
     elementwise = True
     def __init__(self,
-        only=None,     # Names with wildcards, layer types, parameter-group numbers or functions of a `Weight`; None: every matrix
+        only=None,     # Names with wildcards, layer types, group numbers or functions of a `Weight`; None: every matrix
         skip=None,     # Likewise, to leave alone
     ): super().__init__(only, skip)
     def project(self, w): return w.clamp(min=0)
+    def project_(self, w): w.clamp_(min=0)

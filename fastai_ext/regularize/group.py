@@ -7,37 +7,49 @@ __all__ = ['GroupLasso']
 
 # %% ../../nbs/regularize/group.ipynb #74299b4a
 import math
+from dataclasses import replace
+from functools import partial
 
 import torch
 
 from ..model.weights import unwrap
 from . import steps
 from .base import Proximal
-from .proximal import grad_group, norm_group, prox_group
+from .fused import joined
+from .proximal import grad_group, norm_group, prox_group_
+from .steps import pieces
 
 # %% ../../nbs/regularize/group.ipynb #e921cedd
-_kinds = dict(rows=None, columns=None, filters=('conv',), embedding=('embedding',), heads=('attention',))  # weights in which each sort of group is found
+# kinds of weights in which each sort of group is found
+_kinds = dict(rows=None, columns=None, filters=('conv',), embedding=('embedding',), heads=('attention',))
 
 def _check_groups(groups, n, who):
     "Raises `ValueError` for groups that overlap, leave something out, or reach beyond the end"
     seen = {}
     for i,g in enumerate(groups):
         for k in g:
-            if not 0 <= k < n: raise ValueError(f"{who}group {i} has the index {k}, there are {n} inputs; give numbers from 0 to {n-1}")
-            if k in seen: raise ValueError(f"{who}groups {seen[k]} and {i} overlap at the index {k}; every index stands in one group")
+            if not 0 <= k < n:
+                raise ValueError(f"{who}group {i} has the index {k} of {n} inputs; give numbers from 0 to {n-1}")
+            if k in seen:
+                raise ValueError(f"{who}groups {seen[k]} and {i} overlap at the index {k}; every index has one group")
             seen[k] = i
     if lost := [k for k in range(n) if k not in seen]:
-        raise ValueError(f"{who}no group has the index {lost[0]} ({len(lost)} of {n} are left out); give what is to stay alone a group of its own")
+        raise ValueError(f"{who}no group has the index {lost[0]} ({len(lost)} of {n} are left out); give what is to "
+                         "stay alone a group of its own")
 
 class _Rows:
     "Groups of one weight that are its rows or its columns"
     index = None
     def __init__(self, held, columns=False): self.held,self.columns = [held],columns
+    @property
+    def lies(self): return not self.columns and self.held[0].whole and self.held[0].param.is_contiguous()
     def matrix(self, ts): return (ts[0].transpose(0,1) if self.columns else ts[0]).flatten(1)
-    def back(self, m, ts): return [m.view(ts[0].transpose(0,1).shape).transpose(0,1) if self.columns else m.view(ts[0].shape)]
+    def back(self, m, ts):
+        return [m.view(ts[0].transpose(0,1).shape).transpose(0,1) if self.columns else m.view(ts[0].shape)]
 
 class _Custom:
     "Groups of one weight by index into its numbers, (groups, longest), -1 behind a shorter one"
+    lies = False
     def __init__(self, held, index): self.held,self.index = [held],index
     def matrix(self, ts): return torch.where(self.index >= 0, ts[0].flatten()[self.index.clamp(min=0)], 0.)
     def back(self, m, ts):
@@ -47,7 +59,7 @@ class _Custom:
 
 class _Heads:
     "A group for each head: its rows of q, k and v and its columns of the output's matrix"
-    index = None
+    index,lies = None,False
     def __init__(self, held, n): self.held,self.n = held,n
     def _split(self, h, t):
         if h.weight.block == 'out': return t.unflatten(1, (self.n,-1)).transpose(0,1).flatten(1)
@@ -60,20 +72,30 @@ class _Heads:
             res.append(part.reshape(t.shape))
         return res
 
+
+def _shorten(w, step, strength):
+    "The proximal step of some rows, in place"
+    m = w.view(len(w), -1)
+    prox_group_(m, step.mapped(lambda t: t.reshape(m.shape)), strength)
+
 # %% ../../nbs/regularize/group.ipynb #c942218a
 class GroupLasso(Proximal):
-    """Add `group * sum(norm(g))` over groups of weights to what is minimized: whole groups become exactly 0 (Yuan and Lin, 2006; Scardapane et al., 2017).
+    """Add `group * sum(norm(g))` over groups of weights to what is minimized: whole groups become exactly 0 (Yuan and
+    Lin, 2006; Scardapane et al., 2017).
 
-    Raises `ValueError` for a strength that is negative or not a number and, in `fit` before the first step, for groups that overlap or leave numbers out,
-    where nothing is chosen, and for an optimizer whose step is not known (then `how='grad'` helps, which makes no zeros)."""
+    `groups` says what stays or goes together: 'rows' (an output unit or filter), 'columns' (an input), 'filters' (of
+    convolutions only), 'heads' (of attention), 'embedding' (its rows); lists of input indices; or a function of a
+    `Weight` that returns the number of the group of each number. Raises `ValueError` for a strength that is negative or
+    not a number and, in `fit` before the first step, for groups that overlap or leave numbers out, where nothing is
+    chosen, and for an optimizer whose step is not known (then `how='grad'` helps, which makes no zeros)."""
     order = Proximal.order + .04  # after the proximal step of `L1`: both together are then exact
     hypers = ('group',)
     _stateattrs = Proximal._stateattrs + ('_bundles',)
 
     def __init__(self,
-        group=1e-3,     # Strength, >= 0: of all groups, a slice or a list by parameter group, or a schedule; 0 is the same as no callback
-        groups='rows',  # 'rows' (an output unit or filter), 'columns' (an input), 'filters' (of convolutions only), 'heads', 'embedding' (its rows); or lists of input indices; or a function of a `Weight` that returns the number of the group of each number
-        only=None,      # Names with wildcards, layer types, parameter-group numbers or functions of a `Weight`; None: every matrix of that kind
+        group=1e-3,     # Strength, >= 0: a number, a slice or a list by group, or a schedule; 0 is no callback
+        groups='rows',  # 'rows', 'columns', 'filters', 'heads', 'embedding', lists of inputs, or a function
+        only=None,      # Names with wildcards, layer types, group numbers or functions of a `Weight`; None: all such
         skip=None,      # Likewise, to leave alone; the last layer for example, whose rows are the classes
         label:str='',   # Name of the column and of the hyper-parameter; '': grouplasso
         how:str='prox', # 'prox': after the step, exact zeros; 'grad': through the gradient, with any optimizer
@@ -81,7 +103,8 @@ class GroupLasso(Proximal):
     ):
         super().__init__(only, skip, label, how, group=group)
         if isinstance(groups, str) and groups not in _kinds: raise ValueError(
-            f"GroupLasso: groups={groups!r}; give {', '.join(map(repr, _kinds))}, lists of input indices, or a function of a Weight")
+            f"GroupLasso: groups={groups!r}; give {', '.join(map(repr, _kinds))}, lists of input indices, or a "
+            "function of a Weight")
         self.groups,self.by_size = groups,by_size
 
     def by_default(self, w):
@@ -91,8 +114,10 @@ class GroupLasso(Proximal):
     def choose(self): return super().choose().filter(lambda w: len(w.shape) > 1)  # a vector has no rows
 
     def register(self):
+        "Find the weights and divide them into groups, then as `Tunable` does"
         super().register()
-        self._bundles = self._heads() if isinstance(self.groups, str) and self.groups == 'heads' else [self._bundle(h) for h in self._held]
+        heads = isinstance(self.groups, str) and self.groups == 'heads'
+        self._bundles = self._heads() if heads else [self._bundle(h) for h in self._held]
 
     def _bundle(self, h):
         w = h.weight
@@ -102,69 +127,110 @@ class GroupLasso(Proximal):
         if callable(self.groups):
             labels = torch.as_tensor(self.groups(w)).cpu()
             try: labels = labels.expand(shape)
-            except RuntimeError as e: raise ValueError(f"{who}groups returns the shape {tuple(labels.shape)}, the weight has {shape}") from e
-            if (labels < 0).any(): raise ValueError(f"{who}groups gives a number below 0; every number of the weight needs a group, 0 or more")
+            except RuntimeError as e:
+                raise ValueError(f"{who}groups returns the shape {tuple(labels.shape)}, the weight has {shape}") from e
+            if (labels < 0).any():
+                raise ValueError(f"{who}groups gives a number below 0; every number needs a group, 0 or more")
             lists = [place[labels == k] for k in labels.unique()]
         else:
             _check_groups(self.groups, shape[1], who)
             lists = [place[:,list(g)].flatten() for g in self.groups if len(g)]
-        return _Custom(h, torch.nn.utils.rnn.pad_sequence(lists, batch_first=True, padding_value=-1).to(h.param.device))
+        index = torch.nn.utils.rnn.pad_sequence(lists, batch_first=True, padding_value=-1)
+        return _Custom(h, index.to(h.param.device))
 
     def _heads(self):
         modules,by_owner = dict(unwrap(self.learn.model).named_modules()),{}
         for h in self._held:
-            path,n = h.weight.full_name,None
+            w,path,n = h.weight,h.weight.full_name,None
             while n is None and path:
                 path = path.rpartition('.')[0]
-                n = next((getattr(modules[path], a) for a in ('num_heads','n_heads','num_attention_heads') if isinstance(getattr(modules[path], a, None), int)), None)
-            if n is None: raise ValueError(f"GroupLasso: no layer above {h.weight.name} says how many heads it has (num_heads, n_heads); choose others by only=")
-            if h.weight.shape[1 if h.weight.block == 'out' else 0] % n:
-                raise ValueError(f"GroupLasso: {h.weight.name}, {'×'.join(map(str, h.weight.shape))}, cannot be shared among {n} heads; choose others by only=")
+                counts = (getattr(modules[path], a, None) for a in ('num_heads','n_heads','num_attention_heads'))
+                n = next((c for c in counts if isinstance(c, int)), None)
+            if n is None: raise ValueError(
+                f"GroupLasso: no layer above {w.name} says how many heads it has (num_heads, n_heads); choose others "
+                "by only=")
+            if w.shape[1 if w.block == 'out' else 0] % n: raise ValueError(
+                f"GroupLasso: {w.name}, {'×'.join(map(str, w.shape))}, cannot be shared among {n} heads; choose others "
+                "by only=")
             by_owner.setdefault((path,n,h.group), []).append(h)
         return [_Heads(hs, n) for (_,n,_),hs in by_owner.items()]
 
     def _scale(self, bundle, m):
-        "By what the strength is multiplied: (groups, 1), or 1"
+        "By what the strength is multiplied: a number, or (groups, 1)"
         if not self.by_size: return 1.
-        sizes = m.new_full((len(m),1), m.shape[1]) if bundle.index is None else (bundle.index >= 0).sum(1, keepdim=True).to(m)
-        return sizes.sqrt()
+        if bundle.index is None: return math.sqrt(m.shape[1])
+        return (bundle.index >= 0).sum(1, keepdim=True).to(m).sqrt()
 
     def _live(self):
-        "Live bundles, the weights of each, their groups as rows of a matrix, and the strength"
+        "Live bundles and their strengths"
         now = self.strengths()
         for b in self._bundles:
             s = now[b.held[0].group]['group']
-            if s and all(h.live for h in b.held):
-                ts = [h.oriented(h.param.detach()) for h in b.held]
-                m = b.matrix(ts)
-                yield b,ts,m,s*self._scale(b, m)
+            if s and all(h.live for h in b.held): yield b,s
 
     # a weight that is computed from other parameters: its rows
     def norm(self, w, group): return group*norm_group(w.flatten(1))
     def grad(self, w, group): return group*grad_group(w.flatten(1)).view_as(w)
 
+    def within(self):
+        "Pairs of a live `Held` weight and a function that applies its proximal step to some of its rows, in place"
+        for b,s in self._live():
+            if b.lies: yield b.held[0], partial(_shorten, strength=s*self._scale(b, b.held[0].param.flatten(1)))
+
     @torch.no_grad()
     def before_step(self):
-        if self.how == 'prox': steps.before_step(self.opt)
+        if self.how == 'prox':
+            steps.before_step(self.opt)
+            self._join()
         self._add_to(self._made)
-        for b,ts,m,s in self._live() if self.how == 'grad' else ():
-            for h,g in zip(b.held, b.back(s*grad_group(m), ts)): h.param.grad[h.weight.role.index].add_(h.weight.unorient(g))
+        for b,s in self._live() if self.how == 'grad' else ():
+            ts = [h.oriented(h.param.detach()) for h in b.held]
+            m = b.matrix(ts)
+            for h,g in zip(b.held, b.back(s*self._scale(b, m)*grad_group(m), ts), strict=True):
+                h.param.grad[h.weight.role.index].add_(h.weight.unorient(g))
 
     @torch.no_grad()
     def after_step(self):
-        if self.was_cancelled() or self.how != 'prox': return
+        if self.how != 'prox': return
+        if self.was_cancelled():
+            (joined(self.opt) or {}).clear()
+            return
         steps.after_step(self.opt)
         hypers = self.opt.hypers
-        for b,ts,m,s in self._live():
-            step = self._step(b, ts, [steps.step_size(self.opt, h.param, hypers[h.group]) for h in b.held])
-            for h,t in zip(b.held, b.back(prox_group(m, step*s), ts)): h.put(t)
+        for b,s in self._live():
+            if b.lies and self._done(b.held[0]):
+                b.held[0].publish()
+                continue
+            moves = [h.step(self.opt, hypers) for h in b.held]
+            if b.lies: self._shorten_rows(b, moves[0], s)
+            else: self._shorten(b, moves, s)
+
+    def _shorten_rows(self, bundle, move, s):
+        "A weight whose groups lie in it as rows, a few of them at a time"
+        h = bundle.held[0]
+        m = h.param.detach().view(len(h.param), -1)
+        if isinstance(move, steps.Adaptive): move = move.mapped(lambda t: t.reshape(m.shape))
+        elif torch.is_tensor(move) and move.ndim: move = move.reshape(m.shape)
+        s = s*self._scale(bundle, m)
+        for part,step in pieces(m, move): prox_group_(part, step, s)
+        h.publish()
+
+    def _shorten(self, bundle, moves, s):
+        ts = [h.oriented(h.param.detach()) for h in bundle.held]
+        m = bundle.matrix(ts).contiguous()
+        prox_group_(m, self._step(bundle, ts, moves), s*self._scale(bundle, m))
+        for h,t in zip(bundle.held, bundle.back(m, ts), strict=True): h.put(t)
 
     def _step(self, bundle, ts, moves):
         "One number, or the steps laid out as the groups are"
-        if not any(torch.is_tensor(o) for o in moves) and len(set(moves)) == 1: return moves[0]
-        like = [h.oriented(o) if torch.is_tensor(o) and o.ndim else torch.full_like(t, float(o)) for h,o,t in zip(bundle.held, moves, ts)]
-        step = bundle.matrix(like)
-        return step if bundle.index is None else step.masked_fill(bundle.index < 0, 1.)
+        if all(isinstance(o, (int,float)) for o in moves) and len(set(moves)) == 1: return moves[0]
+        def _laid(ts):
+            m = bundle.matrix(ts)
+            return m if bundle.index is None else m.masked_fill(bundle.index < 0, 1.)
+        if all(isinstance(o, steps.Adaptive) and (o.scale,o.eps) == (moves[0].scale,moves[0].eps) for o in moves):
+            return replace(moves[0], square=_laid([o.square for o in moves]))
+        def _filled(o, t): return o if torch.is_tensor(o) and o.ndim else torch.full_like(t, float(o))
+        return _laid([_filled(steps.known(o), t) for o,t in zip(moves, ts, strict=True)])
 
     @torch.no_grad()
     def value(self):
@@ -172,11 +238,13 @@ class GroupLasso(Proximal):
         if not hasattr(self, '_bundles'): raise RuntimeError("GroupLasso: no weights chosen yet; call `fit` first")
         now,total = self.strengths(),0.
         for b in self._bundles:
-            m = b.matrix([h.oriented(h.param.detach()) for h in b.held])
-            total += (now[b.held[0].group]['group']*self._scale(b, m)*torch.linalg.vector_norm(m, dim=1, keepdim=True)).sum().item()
+            m = b.matrix([h.oriented(h.param.detach()) for h in b.held]).float()
+            norms = self._scale(b, m)*torch.linalg.vector_norm(m, dim=1, keepdim=True)
+            total += now[b.held[0].group]['group']*norms.sum().item()
         return total + sum(self.norm(h.weight.value, **now[h.group]).item() for h in self._made)
 
-    def zero_groups(self):
-        "How many groups are exactly 0, and how many there are"
+    def zero_groups(self)->tuple:
+        "How many groups are exactly 0, and how many there are. Raises `RuntimeError` before the first fit"
+        if not hasattr(self, '_bundles'): raise RuntimeError("GroupLasso: no weights chosen yet; call `fit` first")
         rows = [(b.matrix([h.oriented(h.param.detach()) for h in b.held]) == 0).all(1) for b in self._bundles]
         return int(sum(r.sum() for r in rows)), sum(len(r) for r in rows)

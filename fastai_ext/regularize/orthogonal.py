@@ -34,20 +34,23 @@ def grad_orthogonal(
 
 # %% ../../nbs/regularize/orthogonal.ipynb #dd936cb0
 class Orthogonal(Penalty):
-    """Add `orthogonal * norm(w w' - 1)**2` of the chosen weights: their rows become orthonormal (soft orthogonality, Bansal et al., 2018).
+    """Add `orthogonal * norm(w w' - 1)**2` of the chosen weights: their rows become orthonormal (soft orthogonality,
+    Bansal et al., 2018).
 
-    Raises `ValueError` for a strength that is negative or not a number, for `every` below 1, and in `fit` where nothing is chosen."""
+    Raises `ValueError` for a strength that is negative or not a number, for `every` below 1, and in `fit` where nothing
+    is chosen."""
     hypers = ('orthogonal',)
     _stateattrs = Penalty._stateattrs + ('_cache','_n')
 
     def __init__(self,
-        orthogonal=1e-4, # Strength, >= 0: of all weights, a slice or a list by parameter group, or a schedule; 0 is the same as no callback
-        only=None,       # Names with wildcards, layer types, parameter-group numbers or functions of a `Weight`; None: linear, convolution, attention, recurrent
+        orthogonal=1e-4, # Strength, >= 0: a number, a slice or a list by group, or a schedule; 0 is no callback
+        only=None,       # Names, layer types, group numbers or functions of a `Weight`; None: every `is_matrix`
         skip=None,       # Likewise, to leave alone
         label:str='',    # Name of the column and of the hyper-parameter; '': orthogonal
         every:int=10,    # The gradient is computed anew in every so many steps, 1 or more
     ):
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1: raise ValueError(f"Orthogonal: every={every!r}; give a number of steps, 1 or more")
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise ValueError(f"Orthogonal: every={every!r}; give a number of steps, 1 or more")
         super().__init__(only, skip, label, orthogonal=orthogonal)
         self.every = every
 
@@ -66,7 +69,8 @@ class Orthogonal(Penalty):
         self._n += 1
         with torch.autocast(self.opt.param_lists[0][0].device.type, enabled=False):
             for h,s in self.chosen():
-                if id(h) not in self._cache: self._cache[id(h)] = h.weight.unorient(grad_orthogonal(h.oriented(h.param.detach())))
+                if id(h) not in self._cache:
+                    self._cache[id(h)] = h.weight.unorient(grad_orthogonal(h.oriented(h.param.detach())))
                 h.param.grad[h.weight.role.index].add_(self._cache[id(h)], alpha=s['orthogonal'])
             self._add_to(self._made)
 

@@ -8,43 +8,49 @@ __all__ = ['L1', 'L2', 'ElasticNet']
 # %% ../../nbs/regularize/penalty.ipynb #eb61160e
 import torch
 
-from .base import Penalty, Proximal
-from .proximal import grad_l1, grad_l2, norm_l1, norm_l2, prox_l1, prox_l2
+from .base import Proximal
+from .proximal import grad_l1, grad_l2, norm_l1, norm_l2, prox_elastic_net_, prox_l1, prox_l2
+from .steps import scratch
 
 # %% ../../nbs/regularize/penalty.ipynb #c9789a95
 class L1(Proximal):
-    """Add `l1 * sum(abs(w))` of the chosen weights to what is minimized, and make many of them exactly 0 (Tibshirani, *Lasso*, 1996).
+    """Add `l1 * sum(abs(w))` of the chosen weights to what is minimized, and make many of them exactly 0 (Tibshirani,
+    *Lasso*, 1996).
 
-    Raises `ValueError` for a strength that is negative or not a number, and in `fit`, before the first step, for two penalties with one label,
-    where nothing is chosen, and for an optimizer whose step is not known (then `how='grad'` helps)."""
+    Raises `ValueError` for a strength that is negative or not a number, and in `fit`, before the first step, for two
+    penalties with one label, where nothing is chosen, and for an optimizer whose step is not known (then `how='grad'`
+    helps)."""
     hypers = ('l1',)
     elementwise = True
 
     def __init__(self,
-        l1=1e-4,       # Strength, >= 0: of all weights, a slice or a list by parameter group, or a schedule; 0 is the same as no callback
-        only=None,     # Names with wildcards, layer types, parameter-group numbers or functions of a `Weight`; None: every matrix
+        l1=1e-4,       # Strength, >= 0: a number, a slice or a list by parameter group, or a schedule; 0 is no callback
+        only=None,     # Names with wildcards, layer types, group numbers or functions of a `Weight`; None: every matrix
         skip=None,     # Likewise, to leave alone
         label:str='',  # Name of the column and of the hyper-parameter; '': l1
-        how:str='prox',# 'prox': after the step, exact zeros; 'grad': through the gradient, almost zeros, with any optimizer
+        how:str='prox',# 'prox': after the step, exact zeros; 'grad': through the gradient, with any optimizer
     ): super().__init__(only, skip, label, how, l1=l1)
 
     def norm(self, w, l1): return l1*norm_l1(w)
     def grad(self, w, l1): return l1*grad_l1(w)
     def prox(self, w, step, l1): return prox_l1(w, step*l1)
-    def add_grads(self, grads, ws, l1): torch._foreach_add_(grads, torch._foreach_sign(ws), alpha=l1)
+    def prox_(self, w, step, l1): prox_elastic_net_(w, step, l1)
+    def add_grads(self, grads, ws, l1):
+        for g,w in zip(grads, ws, strict=True): g.add_(torch.sign(w, out=scratch(w)), alpha=l1)
 
 # %% ../../nbs/regularize/penalty.ipynb #d5e39fe3
 class L2(Proximal):
-    """Add `l2/2 * sum(w**2)` of the chosen weights to what is minimized: all weights shrink, none to 0 (Hoerl and Kennard, *Ridge regression*, 1970).
+    """Add `l2/2 * sum(w**2)` of the chosen weights to what is minimized: all weights shrink, none to 0 (Hoerl and
+    Kennard, *Ridge regression*, 1970).
 
-    Raises `ValueError` for a strength that is negative or not a number, and in `fit`, before the first step, for two penalties with one label
-    and where nothing is chosen."""
+    Raises `ValueError` for a strength that is negative or not a number, and in `fit`, before the first step, for two
+    penalties with one label and where nothing is chosen."""
     hypers = ('l2',)
     elementwise = True
 
     def __init__(self,
-        l2=1e-2,       # Strength, >= 0: of all weights, a slice or a list by parameter group, or a schedule; 0 is the same as no callback
-        only=None,     # Names with wildcards, layer types, parameter-group numbers or functions of a `Weight`; None: every matrix
+        l2=1e-2,       # Strength, >= 0: a number, a slice or a list by parameter group, or a schedule; 0 is no callback
+        only=None,     # Names with wildcards, layer types, group numbers or functions of a `Weight`; None: every matrix
         skip=None,     # Likewise, to leave alone
         label:str='',  # Name of the column and of the hyper-parameter; '': l2
         how:str='grad',# 'grad': through the gradient, with any optimizer; 'prox': after the step, to the same optimum
@@ -53,25 +59,33 @@ class L2(Proximal):
     def norm(self, w, l2): return l2*norm_l2(w)
     def grad(self, w, l2): return l2*grad_l2(w)
     def prox(self, w, step, l2): return prox_l2(w, step*l2)
+    def prox_(self, w, step, l2): prox_elastic_net_(w, step, l2=l2)
     def add_grads(self, grads, ws, l2): torch._foreach_add_(grads, ws, alpha=l2)
 
 # %% ../../nbs/regularize/penalty.ipynb #d8354e2f
 class ElasticNet(Proximal):
-    """Add `l1 * sum(abs(w)) + l2/2 * sum(w**2)`: zeros as `L1` makes them, but weights that say the same stay together (Zou and Hastie, 2005).
+    """Add `l1 * sum(abs(w)) + l2/2 * sum(w**2)`: zeros as `L1` makes them, but weights that say the same stay together
+    (Zou and Hastie, 2005).
 
     The optimizer calls the strengths `elasticnet_l1` and `elasticnet_l2`. Raises `ValueError` as `L1` does."""
     hypers = ('l1','l2')
     elementwise = True
 
     def __init__(self,
-        l1=1e-4,       # Strength of the absolute values, >= 0: a number, a slice or a list by parameter group, or a schedule
+        l1=1e-4,       # Strength of absolute values, >= 0: a number, a slice or a list by group, or a schedule
         l2=1e-4,       # Strength of the squares, likewise
-        only=None,     # Names with wildcards, layer types, parameter-group numbers or functions of a `Weight`; None: every matrix
+        only=None,     # Names with wildcards, layer types, group numbers or functions of a `Weight`; None: every matrix
         skip=None,     # Likewise, to leave alone
         label:str='',  # Name of the column and of the hyper-parameters; '': elasticnet
-        how:str='prox',# 'prox': after the step, exact zeros; 'grad': through the gradient, almost zeros, with any optimizer
+        how:str='prox',# 'prox': after the step, exact zeros; 'grad': through the gradient, with any optimizer
     ): super().__init__(only, skip, label, how, l1=l1, l2=l2)
 
     def norm(self, w, l1, l2): return l1*norm_l1(w) + l2*norm_l2(w)
     def grad(self, w, l1, l2): return l1*grad_l1(w) + l2*grad_l2(w)
     def prox(self, w, step, l1, l2): return prox_l2(prox_l1(w, step*l1), step*l2)
+    def prox_(self, w, step, l1, l2): prox_elastic_net_(w, step, l1, l2)
+
+    def add_grads(self, grads, ws, l1, l2):
+        for g,w in zip(grads, ws, strict=True):
+            if l1: g.add_(torch.sign(w, out=scratch(w)), alpha=l1)
+            if l2: g.add_(w, alpha=l2)
