@@ -236,6 +236,13 @@ class MuP(Callback):
     def after_cancel_step(self): self._cancel()
     def after_fit(self): self._cancel()
 
+    def step_factors(self,
+        w, # `Weight`
+    )->tuple: # Factors on its learning rate and on Adam's epsilon; (1., 1.) where this changes nothing
+        "What the steps of a weight are multiplied by in this fit; a proximal penalty must know it"
+        row = next((r for r in self.plan or () if r.weight.name == w.name), None)
+        return (1.,1.) if row is None else (row.lr*row.part, row.eps)
+
     def _cancel(self):
         if self._once is not None: self._once.cancel()
         self._once = None
