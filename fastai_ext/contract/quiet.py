@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/contract/quiet.ipynb #f93a47cd
-import contextvars,ctypes,io,os,signal,threading,warnings
+import contextvars,ctypes,io,os,signal,sys,threading,warnings
 from contextlib import contextmanager,redirect_stderr,redirect_stdout
 
 import torch
@@ -96,9 +96,10 @@ def _by_thread(seconds, f):
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
-        # ends loops, not locks
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(TimeUp))
-        thread.join(1)
+        if sys.gettrace() is None:  # under coverage or a debugger, CPython 3.11 spins for ever while such an exception waits
+            ends_loops = ctypes.c_ulong(thread.ident), ctypes.py_object(TimeUp)  # not locks
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(*ends_loops)
+            thread.join(1)
         raise TimeUp
     if error: raise error[0]
     return result[0]
