@@ -1,11 +1,13 @@
 """What a watermark costs: one run of ours beside the plain recipe, AugLy, AlbumentationsX, libvips and ImageMagick.
 
-    pip install augly albumentationsx opencv-python-headless "pyvips[binary]"    # each is skipped, and says so, where it is missing
+    pip install augly albumentationsx opencv-python-headless "pyvips[binary]"    # what is missing is skipped, and said
     python benchmarks/watermark.py [--rounds 9] [--only memory batch size jpeg]
 
-Every round runs all variants side by side on the same pictures; CPU seconds count, so that a busy machine disturbs less; medians over rounds are printed.
+Every round runs all variants side by side on the same pictures; CPU seconds count, so that a busy machine disturbs
+less; medians over rounds are printed.
 The plain recipe draws the mark on a transparent picture of full size, composites the two and converts back.
 """
+# ruff: noqa: B023  (what is defined in a loop is called in the same round)
 import argparse, os, shutil, statistics, subprocess, tempfile, time
 from pathlib import Path
 os.environ.setdefault('VIPS_CONCURRENCY', '1')
@@ -38,18 +40,21 @@ def recipe(im, kind):
     w = int(im.width*SIZE)
     if kind == 'text':
         font = ImageFont.truetype(font_file(), w/5)
-        ImageDraw.Draw(layer).text((im.width-w-20, im.height-w//4-20), TEXT, font=font, fill=(255,255,255,int(255*OPACITY)))
+        ImageDraw.Draw(layer).text((im.width-w-20, im.height-w//4-20), TEXT, font=font,
+                                   fill=(255,255,255,int(255*OPACITY)))
     else:
         logo = LOGO.resize((w, w*2//3))
         logo.putalpha(logo.getchannel('A').point(lambda v: int(v*OPACITY)))
         layer.paste(logo, (im.width-w-20, im.height-w*2//3-20))
     return Image.alpha_composite(im.convert('RGBA'), layer).convert('RGB')
 
-def ours(kind): return Mark(TEXT, size=SIZE, opacity=OPACITY) if kind=='text' else Mark(logo=LOGO, size=SIZE, opacity=OPACITY)
+def ours(kind):
+    return Mark(TEXT, size=SIZE, opacity=OPACITY) if kind=='text' else Mark(logo=LOGO, size=SIZE, opacity=OPACITY)
 
 def augly_variant(kind):
     import augly.image as aug
-    if kind == 'text': return lambda im: aug.overlay_text(im, text=[1,2,3,4,5], font_size=.06, opacity=OPACITY, x_pos=.7, y_pos=.9)
+    if kind == 'text':
+        return lambda im: aug.overlay_text(im, text=[1,2,3,4,5], font_size=.06, opacity=OPACITY, x_pos=.7, y_pos=.9)
     return lambda im: aug.overlay_image(im, LOGO, opacity=OPACITY, overlay_size=.25, x_pos=.7, y_pos=.7)
 
 def albumentations_variant(kind):
@@ -59,7 +64,8 @@ def albumentations_variant(kind):
     def run(im):
         w,h = int(im.width*SIZE),int(im.width*SIZE)*2//3
         logo = LOGO.resize((w,h))
-        meta = {'image': np.asarray(logo.convert('RGB')), 'mask': np.asarray(logo.getchannel('A')), 'bbox': (.7,.7,.7+w/im.width,.7+h/im.height)}
+        meta = {'image': np.asarray(logo.convert('RGB')), 'mask': np.asarray(logo.getchannel('A')),
+                'bbox': (.7,.7,.7+w/im.width,.7+h/im.height)}
         return t(image=np.asarray(im), overlay_metadata=meta)['image']
     return run
 
@@ -70,7 +76,8 @@ def vips_variant(kind):
     def run(im):
         bg = pyvips.Image.new_from_array(np.asarray(im)).copy(interpretation='srgb')
         top = logo.resize(im.width*SIZE/logo.width)*[1,1,1,OPACITY]
-        return bg.composite2(top.cast('uchar'), 'over', x=im.width-top.width-20, y=im.height-top.height-20).extract_band(0, n=3).write_to_memory()
+        return bg.composite2(top.cast('uchar'), 'over', x=im.width-top.width-20,
+                             y=im.height-top.height-20).extract_band(0, n=3).write_to_memory()
     return run
 
 PEERS = {'AugLy': augly_variant, 'AlbumentationsX': albumentations_variant, 'libvips': vips_variant}
@@ -108,11 +115,18 @@ def memory(rounds):
         for kind in ('text','logo'):
             mark,work = ours(kind),im.copy()
             p = mark.place(im.size)
-            vs = {'plain recipe': lambda im=im, kind=kind: recipe(im, kind), 'stamp': lambda im=im, mark=mark: stamp(im, mark),
-                  'blend_ in place': lambda work=work, p=p: blend_(work, p), **{k:(lambda f=f, im=im: f(im)) for k,f in peers(kind).items()}}
-            reps = {'stamp': max(5, 40_000_000//(w*h)), 'blend_ in place': max(20, 100_000_000//(w*h)), 'plain recipe': max(1, 4_000_000//(w*h))}
+            vs = {'plain recipe': lambda im=im, kind=kind: recipe(im, kind),
+                  'stamp': lambda im=im, mark=mark: stamp(im, mark),
+                  'blend_ in place': lambda work=work, p=p: blend_(work, p),
+                  **{k:(lambda f=f, im=im: f(im)) for k,f in peers(kind).items()}}
+            reps = {'stamp': max(5, 40_000_000//(w*h)), 'blend_ in place': max(20, 100_000_000//(w*h)),
+                    'plain recipe': max(1, 4_000_000//(w*h))}
             out = side_by_side(vs, rounds, reps, 'plain recipe')
             print(f'  {w}x{h} {kind}: ' + ', '.join(f'{k} {1/s:,.0f} ({r:.1f})' for k,(s,r) in out.items()))
+            copies = [cpu(lambda: stamp(im, mark), reps['stamp'])/cpu(lambda: im.copy(), reps['stamp'])
+                      for _ in range(3*rounds)]
+            print(f'    stamp over a plain copy of the picture: {statistics.median(copies):.2f} '
+                  f'({min(copies):.2f}-{max(copies):.2f})', flush=True)
 
 def batch(rounds):
     print('\nA batch of 32 x 3 x 224 x 224 floats on the CPU, one thread')
@@ -126,25 +140,30 @@ def batch(rounds):
         a = torch.stack([torch.from_numpy(np.asarray(p.alpha()).copy()) for p in ps])[:,None].float()/255
         fg = torch.stack([torch.from_numpy(np.asarray(p.foreground()).copy()).permute(2,0,1) for p in ps]).float()/255
         return torch.lerp(x, fg, a)
-    mark,ts = Mark(**wild),{k:WatermarkBatch(**kw) for k,kw in (('fixed mark',fixed),('random place, size, angle, opacity',wild))}
+    mark,kinds = Mark(**wild),{'fixed mark':fixed, 'random place, size, angle, opacity':wild}
+    ts = {k:WatermarkBatch(**kw) for k,kw in kinds.items()}
     for t in ts.values(): t.start(0, 1, fresh=True)  # as a TfmdDL does
     for _ in range(40): ts['random place, size, angle, opacity']((x,y), split_idx=0)  # the cache fills as in an epoch
     ps = [Mark(**fixed).place((224,224)) for _ in range(32)]
-    vs = {'a copy of the batch': lambda: x.clone(), **{f'{k}, in a loader':(lambda t=t: t((x,y), split_idx=0)) for k,t in ts.items()},
+    vs = {'a copy of the batch': lambda: x.clone(), **{f'{k}, in a loader':(lambda t=t: t((x,y), split_idx=0)) for k,
+                                                       t in ts.items()},
           'fixed mark, on a copy': lambda: ts['fixed mark'](x),
           'fixed mark, the blend alone': lambda: stamp_batch(x, ps, inplace=True), 'full frames': lambda: full_frame(x)}
-    for k,(s,r) in side_by_side(vs, rounds, {k:5 for k in vs}, 'full frames').items(): print(f'  {k}: {1000*s:.1f} ms ({r:.1f} times as fast as full frames)')
+    for k,(s,r) in side_by_side(vs, rounds, {k:5 for k in vs}, 'full frames').items():
+        print(f'  {k}: {1000*s:.1f} ms ({r:.1f} times as fast as full frames)')
 
 def size(rounds):
-    print('\nFrom 2 to 90 megapixels: CPU nanoseconds per pixel of a stamped picture, in place and as a copy, and the copy over Image.copy alone')
+    print('\nFrom 2 to 90 megapixels: CPU nanoseconds per pixel of a stamped picture, in place and as a copy, and the '
+          'copy over Image.copy alone')
     mark = ours('logo')
     for w,h in ((1633,1225),(3266,2450),(6532,4900),(10954,8216)):
         im = PHOTO.resize((w,h), Image.Resampling.NEAREST)
         stamp(im, mark)
         p = mark.place(im.size)
-        vs = {'in place': lambda: blend_(im, p), 'stamp': lambda: stamp(im, mark), 'copy': lambda: im.copy()}  # noqa: B023
+        vs = {'in place': lambda: blend_(im, p), 'stamp': lambda: stamp(im, mark), 'copy': lambda: im.copy()}
         out = side_by_side(vs, rounds, {'in place': 5}, 'copy')
-        print(f'  {w*h/1e6:5.1f} megapixels: in place {1e9*out["in place"][0]/(w*h):.3f} ns, copied {1e9*out["stamp"][0]/(w*h):.2f} ns, '
+        print(f'  {w*h/1e6:5.1f} megapixels: in place {1e9*out["in place"][0]/(w*h):.3f} ns, copied '
+              f'{1e9*out["stamp"][0]/(w*h):.2f} ns, '
               f'{1/out["stamp"][1]:.2f} of a bare copy')
 
 def jpeg(rounds):
@@ -164,8 +183,10 @@ def jpeg(rounds):
             def by_recipe():
                 with Image.open(src) as im: recipe(im, 'logo').save(dst, quality=88)
             def imagemagick():
-                subprocess.run([tools['composite'], '-dissolve', '40', '-gravity', 'southeast', str(wm), str(src), str(dst)], check=True)
-            vs = {'decode and encode': plain, 'save_stamped': lambda: save_stamped(src, dst, mark, overwrite=True), 'plain recipe': by_recipe}  # noqa: B023
+                subprocess.run([tools['composite'], '-dissolve', '40', '-gravity', 'southeast', str(wm), str(src),
+                                str(dst)], check=True)
+            vs = {'decode and encode': plain, 'save_stamped': lambda: save_stamped(src, dst, mark, overwrite=True),
+                  'plain recipe': by_recipe}
             if tools['composite']: vs['ImageMagick'] = imagemagick
             elif w == 512: print('  ImageMagick skipped: no program composite on the PATH')
             for f in vs.values(): f()
@@ -175,7 +196,8 @@ def jpeg(rounds):
                 return (time.process_time()-t+children()-c)/n
             n = max(1, 2_000_000//(w*h))
             rs = [{k:cost(f, n) for k,f in vs.items()} for _ in range(rounds)]
-            print(f'  {w}x{h}: ' + ', '.join(f"{k} {statistics.median(r[k]/r['decode and encode'] for r in rs):.2f}" for k in vs))
+            print(f'  {w}x{h}: ' + ', '.join(f"{k} {statistics.median(r[k]/r['decode and encode'] for r in rs):.2f}"
+                                             for k in vs))
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])

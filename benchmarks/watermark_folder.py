@@ -1,10 +1,11 @@
-"""What a folder of pictures costs: `stamp_folder` beside decoding and encoding alone, one worker beside two, memory over many files, and the peers' tools.
+"""What a folder of pictures costs beside decoding and encoding alone, two workers beside one, memory, and the peers.
 
-    python benchmarks/watermark_folder.py [--rounds 5] [--only cpu workers memory size tools] [--files 100000]
+    python benchmarks/watermark_folder.py [--rounds 5] [--only whole cpu workers memory size tools] [--files 100000]
 
-CPU seconds count where processes need not wait for each other, so that a busy machine disturbs less; `workers` needs an idle machine with two cores
-and says how busy it was. Tools that are not installed are skipped, and said so.
+CPU seconds count where processes need not wait for each other, so that a busy machine disturbs less; `workers` needs
+an idle machine with two cores and says how busy it was. Tools that are not installed are skipped, and said so.
 """
+# ruff: noqa: B023  (what is defined in a loop is called in the same round)
 import argparse, os, shutil, statistics, subprocess, sys, tempfile, time
 from pathlib import Path
 from PIL import Image, ImageFile
@@ -55,7 +56,7 @@ def decode_encode(src, dst):
     for p in src.iterdir(): copy_one(p, dst)
 
 def cpu(tmp, rounds, args):
-    "Picture by picture in turns, in one process: whatever slows the machine slows both, and both work in the same memory"
+    "Picture by picture in turns, in one process: whatever slows the machine slows both"
     print('A folder of JPEGs, one process: CPU over decoding and encoding alone (median of rounds, least and most)')
     marks = {**MARKS, 'logo':Mark(logo=logo(tmp), size=.25, pos='random')}
     for w,h in ((512,384),(1920,1080),(4000,3000)):
@@ -81,20 +82,76 @@ def cpu(tmp, rounds, args):
             print(f'  {w}x{h} {kind}, {n} files: {statistics.median(rs):.3f} ({min(rs):.3f}-{max(rs):.3f})', flush=True)
     print('Memory is kept from picture to picture in both; beside decoding and encoding that does not keep it:')
     src = fill(tmp/'large', 6, (4000,3000))
-    rs = [used(lambda: stamp_folder(src, fresh(tmp/'stamped'), MARKS['text'], n_workers=1))[0]/used(lambda: decode_encode(src, fresh(plain)))[0]
+    rs = [used(lambda: stamp_folder(src, fresh(tmp/'stamped'), MARKS['text'],
+                                    n_workers=1))[0]/used(lambda: decode_encode(src, fresh(plain)))[0]
           for _ in range(rounds)]
     print(f'  4000x3000 text: {statistics.median(rs):.3f} ({min(rs):.3f}-{max(rs):.3f})', flush=True)
 
+PLAIN = '''
+import sys
+from pathlib import Path
+from PIL import Image
+from fastai_ext.vision.files.jpeg import jpeg_tables
+for p in Path(sys.argv[1]).iterdir():
+    with Image.open(p) as im:
+        im.load()
+        im.save(Path(sys.argv[2])/p.name, **jpeg_tables(im))
+'''
+ENV = {**os.environ, 'OMP_NUM_THREADS':'1', 'PYTHONPATH':str(Path(__file__).resolve().parent.parent)}
+COMMAND = [sys.executable, '-c', 'import sys; from fastai_ext.vision.command import main; sys.exit(main())']
+
+def whole(tmp, rounds, args):
+    "The command from its start to its end, beside a script that decodes and encodes the same pictures"
+    n = args.pictures
+    print(f'The command as a whole over {n:,} JPEGs of 1920x1080, a text, beside decoding and encoding alone in a '
+          'process')
+    src,dst,rs = fill(tmp/'src', n, (1920,1080)),tmp/'dst',{1:[], 2:[]}
+    for _ in range(min(rounds, 3)):
+        fresh(dst).mkdir()
+        plain = used(lambda: subprocess.run([sys.executable, '-c', PLAIN, src, dst], env=ENV, check=True))
+        for k,ratios in rs.items():
+            run = [*COMMAND, src, fresh(dst), '--text', '© me 2026', '--n_workers', str(k), '--quiet']
+            cost = used(lambda: subprocess.run(run, env=ENV, check=True))
+            ratios.append((cost[0]/plain[0], cost[1]/plain[1]))
+    for k,ratios in rs.items():
+        cpus,walls = zip(*ratios)
+        print(f'  {k} worker{"s"*(k>1)}: CPU {statistics.median(cpus):.3f} ({min(cpus):.3f}-{max(cpus):.3f}), '
+              f'wall {statistics.median(walls):.2f} ({min(walls):.2f}-{max(walls):.2f})', flush=True)
+    shutil.rmtree(dst)
+    confirmed(tmp, src, rounds)
+
+def confirmed(tmp, src, rounds):
+    "What it costs that every file is confirmed by the system and its length checked: with and without"
+    from fastai_ext.vision.files import whole as module
+    few = tmp/'few'
+    few.mkdir()
+    for p in sorted(src.iterdir())[:200]: os.link(p, few/p.name)
+    checked,rs = module._store,[]
+    def unchecked(path, data):
+        with open(path, 'wb', buffering=0) as f: f.write(data)
+    for _ in range(rounds):
+        costs = []
+        for store in (checked, unchecked):
+            module._store = store
+            costs.append(used(lambda: stamp_folder(few, fresh(tmp/'dst'), MARKS['text'], n_workers=1, progress=False)))
+        module._store = checked
+        rs.append([a/b for a,b in zip(*costs)])
+    for i,what in enumerate(('CPU','wall')):
+        r = [o[i] for o in rs]
+        print(f'  verified beside not: {what} {statistics.median(r):.3f} ({min(r):.3f}-{max(r):.3f})', flush=True)
+
 def workers(tmp, rounds, args):
     busy = os.getloadavg()[0]
-    print(f'\nTwo workers beside one: wall seconds, processes started included; {os.cpu_count()} cores, {busy:.1f} processes wanted them before')
+    print(f'\nTwo workers beside one: wall seconds, processes started included; {os.cpu_count()} cores, {busy:.1f} '
+          'processes wanted them before')
     src,dst = fill(tmp/'two', 600, (1920,1080)),tmp/'dst'
     rs = []
     for _ in range(rounds):
-        one,two = (used(lambda: stamp_folder(src, fresh(dst), MARKS['text'], n_workers=n)) for n in (1,2))  # noqa: B023
+        one,two = (used(lambda: stamp_folder(src, fresh(dst), MARKS['text'], n_workers=n)) for n in (1,2))
         rs.append((one[1]/two[1], two[0]/one[0], one[0]/one[1]))
     ratio,more,had = (statistics.median(r[i] for r in rs) for i in range(3))
-    print(f'  {ratio:.2f} times as fast ({min(r[0] for r in rs):.2f}-{max(r[0] for r in rs):.2f}), with {more:.2f} times the CPU;'
+    print(f'  {ratio:.2f} times as fast ({min(r[0] for r in rs):.2f}-{max(r[0] for r in rs):.2f}), with {more:.2f} '
+          'times the CPU;'
           f' one worker had {100*had:.0f} % of a core')
     if busy > .3 or had < .95: print('  the machine was not idle: what two workers can gain cannot be told from this')
 
@@ -103,7 +160,8 @@ import re, sys
 from pathlib import Path
 from fastai_ext.vision.folder import stamp_folder
 from fastai_ext.vision.mark import Mark
-def peak(): return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])/1024  # of this program, not of what started it
+def peak():  # of this program, not of what started it
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])/1024
 run = stamp_folder(sys.argv[1], sys.argv[2], Mark('me', size=.8), n_workers=2, progress=False)
 print(f'{run.stamped:,} stamped: the main process took at most {peak():.1f} MB')
 again = stamp_folder(sys.argv[1], sys.argv[2], Mark('me', size=.8), n_workers=2, progress=False)
@@ -119,7 +177,8 @@ def memory(tmp, rounds, args):
             if i%1000 == 0: (src/f'{i//1000:04}').mkdir(parents=True)
             os.link(first/f'{i%2:06}.jpg', src/f'{i//1000:04}'/f'{i:06}.jpg')
         env = {**os.environ, 'PYTHONPATH': str(Path(__file__).resolve().parent.parent)}
-        out = subprocess.run([sys.executable, '-c', RUN, src, tmp/f'd{n}'], env=env, capture_output=True, text=True, check=True).stdout
+        out = subprocess.run([sys.executable, '-c', RUN, src, tmp/f'd{n}'], env=env, capture_output=True, text=True,
+                             check=True).stdout
         print('  '+out.strip().replace('\n', '\n  '), flush=True)
         shutil.rmtree(src)
         shutil.rmtree(tmp/f'd{n}')
@@ -132,18 +191,23 @@ def size(tmp, rounds, args):
         src.mkdir()
         PHOTOS[0].resize((w,h), Image.Resampling.BICUBIC).save(src/'a.jpg', quality=88)
         stamp_folder(src, fresh(dst), MARKS['text'], n_workers=1)
-        s = statistics.median(used(lambda: stamp_folder(src, fresh(dst), MARKS['text'], n_workers=1))[0] for _ in range(min(rounds, 3)))  # noqa: B023
+        s = statistics.median(used(lambda: stamp_folder(src, fresh(dst), MARKS['text'], n_workers=1))[0]
+                              for _ in range(min(rounds, 3)))
         print(f'  {w*h/1e6:5.1f} megapixels: {1e9*s/(w*h):.1f} ns per pixel, {s:.2f} s', flush=True)
 
 def tools(tmp, rounds, args):
-    print('\nThe same folder by command-line tools, a logo, processes started included: CPU over decoding and encoding alone')
-    env = {**os.environ, 'VIPS_CONCURRENCY':'1', 'OMP_NUM_THREADS':'1', 'MAGICK_THREAD_LIMIT':'1', 'PYTHONPATH':str(Path(__file__).resolve().parent.parent)}
-    wm,command = logo(tmp),[sys.executable, '-c', 'import sys; from fastai_ext.vision.command import main; sys.exit(main())']
+    print('\nThe same folder by command-line tools, a logo, processes started included: CPU over decoding and encoding '
+          'alone')
+    env = {**os.environ, 'VIPS_CONCURRENCY':'1', 'OMP_NUM_THREADS':'1', 'MAGICK_THREAD_LIMIT':'1',
+           'PYTHONPATH':str(Path(__file__).resolve().parent.parent)}
+    wm,command = logo(tmp),[sys.executable, '-c', 'import sys; from fastai_ext.vision.command import main; '
+                                                  'sys.exit(main())']
     def each(make):
         def go(src, dst):
             dst.mkdir()
             for p in sorted(src.iterdir()):
-                for c in make(p, dst/p.name): subprocess.run([str(o) for o in c], check=True, env=env, capture_output=True)
+                for c in make(p, dst/p.name):
+                    subprocess.run([str(o) for o in c], check=True, env=env, capture_output=True)
         return go
     for w,h in ((512,384),(1920,1080),(4000,3000)):
         lw,lh = w//4,w//6
@@ -153,32 +217,38 @@ def tools(tmp, rounds, args):
         im.putalpha(im.getchannel('A').point(lambda v: int(v*.4)))
         im.save(faint)
         at = f'+{w-lw-20}+{h-lh-20}'
-        ours = lambda src, dst: subprocess.run([*command, src, dst, '--logo', wm, '--n_workers', '1', '--quiet'], env=env, check=True)
+        ours = lambda src, dst: subprocess.run([*command, src, dst, '--logo', wm, '--n_workers', '1', '--quiet'],
+                                               env=env, check=True)
         vs = {'decode and encode':decode_encode, 'fastai-ext-watermark':ours}
         def mogrify(src, dst):
             dst.mkdir()
-            draw = f"image Over {at[1:].replace('+',',')} {lw},{lh} '{faint}'"  # noqa: B023
+            draw = f"image Over {at[1:].replace('+',',')} {lw},{lh} '{faint}'"
             subprocess.run(['mogrify','-path',dst,'-draw',draw,*sorted(src.iterdir())], check=True, env=env)
         if shutil.which('mogrify'): vs['ImageMagick mogrify'] = mogrify
         if shutil.which('composite'):
-            vs['ImageMagick composite'] = each(lambda a, b: [['composite','-dissolve','40','-geometry',at,small,a,b]])  # noqa: B023
-        if shutil.which('gm'): vs['GraphicsMagick composite'] = each(lambda a, b: [['gm','composite','-dissolve','40','-geometry',at,small,a,b]])  # noqa: B023
+            vs['ImageMagick composite'] = each(lambda a, b: [['composite','-dissolve','40','-geometry',at,small,a,b]])
+        if shutil.which('gm'):
+            vs['GraphicsMagick composite'] = each(lambda a, b: [['gm','composite','-dissolve','40','-geometry',at,small,
+                                                                 a,b]])
         if shutil.which('vips'):
-            vs['vips composite2'] = each(lambda a, b: [['vips','composite2',a,faint,b,'over','--x',w-lw-20,'--y',h-lh-20]])  # noqa: B023
+            vs['vips composite2'] = each(lambda a, b: [['vips','composite2',a,faint,b,'over','--x',w-lw-20,'--y',
+                                                        h-lh-20]])
         n = max(4, 30_000_000//(w*h))
         src = fill(tmp/f't{w}', n, (w,h))
         rs = []
-        for _ in range(min(rounds, 3)): rs.append({k:used(lambda: f(src, fresh(tmp/'dst')))[0] for k,f in vs.items()})  # noqa: B023
-        print(f'  {w}x{h}, {n} files: ' + ', '.join(f"{k} {statistics.median(r[k]/r['decode and encode'] for r in rs):.2f}" for k in vs), flush=True)
+        for _ in range(min(rounds, 3)): rs.append({k:used(lambda: f(src, fresh(tmp/'dst')))[0] for k,f in vs.items()})
+        ratios = {k:statistics.median(r[k]/r['decode and encode'] for r in rs) for k in vs}
+        print(f'  {w}x{h}, {n} files: ' + ', '.join(f'{k} {ratio:.2f}' for k,ratio in ratios.items()), flush=True)
     for name,tool in (('ImageMagick','composite'),('GraphicsMagick','gm'),('libvips','vips')):
         if not shutil.which(tool): print(f'  {name} skipped: no program {tool} on the PATH')
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parts = dict(cpu=cpu, workers=workers, memory=memory, size=size, tools=tools)
+    parts = dict(whole=whole, cpu=cpu, workers=workers, memory=memory, size=size, tools=tools)
     ap.add_argument('--rounds', type=int, default=5)
     ap.add_argument('--only', nargs='+', choices=parts, default=list(parts))
     ap.add_argument('--files', type=int, default=100_000, help='for memory')
+    ap.add_argument('--pictures', type=int, default=1000, help='for whole')
     args = ap.parse_args()
     with tempfile.TemporaryDirectory() as d:
         for name in args.only:

@@ -1,8 +1,9 @@
-"""A run of the command killed outright at random moments, two hundred times: what stands under a final name is whole, and nothing is lost.
+"""The command killed outright at random moments, 200 times: what has a final name is whole, and nothing is lost.
 
     python benchmarks/watermark_kill.py [--times 200]
 
-The main process and its workers get SIGKILL a random part of a second after the first picture, while they stamp into the same folder again and again.
+The main process and its workers get SIGKILL a random part of a second after the first picture, while they stamp into
+the same folder again and again.
 """
 import argparse, contextlib, io, os, random, subprocess, sys, tempfile, time
 from pathlib import Path
@@ -21,10 +22,12 @@ def fill(src, n=300):
     for i in range(2, n): (src/f'{i:04}.jpg').write_bytes((src/f'{i%2:04}.jpg').read_bytes())
     return src
 
-def pictures(folder): return {p.name: p.read_bytes() for p in folder.iterdir() if not p.name.startswith('.')} if folder.exists() else {}
+def pictures(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir() if not p.name.startswith('.')} if folder.exists() else {}
 
 def killed(src, dst, seconds):
-    p = subprocess.Popen([*CLI, src, dst, '--text', '© me', '--quiet', '--n_workers', '2'], env=ENV, stderr=subprocess.DEVNULL)
+    p = subprocess.Popen([*CLI, src, dst, '--text', '© me', '--quiet', '--n_workers', '2'], env=ENV,
+                         stderr=subprocess.DEVNULL)
     before = len(pictures(dst))
     while len(pictures(dst)) <= before and p.poll() is None: time.sleep(.005)  # it has begun
     time.sleep(seconds)
@@ -56,8 +59,11 @@ def main():
                 for p in dst.glob('.*.part'): p.unlink()
             if len(found) > 250:  # begin anew
                 for p in dst.iterdir(): p.unlink()
-            if i%20 == 19: print(f'{i+1} times killed: {stamped:,} pictures looked at, {cut} not whole, {unfinished} hidden leftovers', flush=True)
+            if i%20 == 19:
+                print(f'{i+1} times killed: {stamped:,} pictures looked at, {cut} not whole, {unfinished} hidden '
+                      'leftovers', flush=True)
         run = stamp_folder(src, dst, Mark('© me'), n_workers=1, progress=False)
-        print(f'afterwards: {run!r}; all as without a kill: {pictures(dst) == wanted}; of unknown origin: {run.unknown}')
+        same = pictures(dst) == wanted
+        print(f'afterwards: {run!r}; all as without a kill: {same}; of unknown origin: {run.unknown}')
 
 if __name__ == '__main__': main()

@@ -115,7 +115,7 @@ engines = {  # called by other modules of the package; a user who needs one impo
     'fastai_ext.vision.chance', 'fastai_ext.vision.command', 'fastai_ext.vision.fields', 'fastai_ext.vision.mark', 'fastai_ext.vision.placement', 'fastai_ext.vision.patch', 'fastai_ext.vision.workers',
     'fastai_ext.tabular.engine', 'fastai_ext.tabular.boost', 'fastai_ext.tabular.encode',
     'fastai_ext.vision.files.whole', 'fastai_ext.vision.files.record', 'fastai_ext.vision.files.stamping', 'fastai_ext.vision.files.metadata',
-    'fastai_ext.vision.files.tags', 'fastai_ext.vision.files.png', 'fastai_ext.vision.files.tiff',
+    'fastai_ext.vision.files.tags', 'fastai_ext.vision.files.png', 'fastai_ext.vision.files.jp2', 'fastai_ext.vision.files.tiff',
 }
 
 @pytest.mark.parametrize('name', [m for m in modules if m not in engines])

@@ -33,15 +33,18 @@ def folder(tmp_path):
     for i,o in enumerate(crops(22)): o.save(tmp_path/f'{"ab"[i%2]}_{i}.png')
     return tmp_path
 
-def loaders(path, item=(), after=(), num_workers=0, blocks=(ImageBlock,CategoryBlock), get_y=lambda o: o.name[0], size=48, **kwargs):
-    block = DataBlock(blocks, get_items=get_image_files, get_y=get_y, splitter=RandomSplitter(seed=1), item_tfms=[Resize(size),*item], batch_tfms=[*after])
+def loaders(path, item=(), after=(), num_workers=0, blocks=(ImageBlock,CategoryBlock), get_y=lambda o: o.name[0],
+            size=48, **kwargs):
+    block = DataBlock(blocks, get_items=get_image_files, get_y=get_y, splitter=RandomSplitter(seed=1),
+                      item_tfms=[Resize(size),*item], batch_tfms=[*after])
     return block.dataloaders(path, bs=4, num_workers=num_workers, drop_last=False, **kwargs)
 
 def epoch(dl):
     "What one pass over `dl` shows, whatever its order"
     return sorted(o.cpu().numpy().tobytes() for b in dl for o in b[0])
 
-MARKS = [dict(text='© me'), wild, dict(logo=speckled, pos='tile', size=.2, opacity=.5), dict(logo=speckled, size=1.4, fit='clip', pos='random'),
+MARKS = [dict(text='© me'), wild, dict(logo=speckled, pos='tile', size=.2, opacity=.5),
+         dict(logo=speckled, size=1.4, fit='clip', pos='random'),
          dict(text='hi', pos=(-.1,.5), opacity=1, color='red', stroke=.1)]
 
 @pytest.mark.parametrize('kw', MARKS, ids=range(5))
@@ -58,7 +61,8 @@ def test_02_batch_equals_pillow(kw, cls):
         y = WatermarkBatch(**kw)(batch(ims) if dtype is torch.uint8 else x.to(dtype))
         assert y.dtype == dtype
         err = ((y.double()*(1 if dtype is torch.uint8 else 255)).round()-want.double()).abs()
-        same = (y.double() - (batch(ims) if dtype is torch.uint8 else x.to(dtype)).double()) == 0  # outside the mark: as it came
+        # outside the mark: as it came
+        same = (y.double() - (batch(ims) if dtype is torch.uint8 else x.to(dtype)).double()) == 0
         assert err[~same].max() <= worst
 
 def test_02_every_level_of_every_opacity():
@@ -98,10 +102,12 @@ def test_02_a_loader_writes_into_its_own_batches_only(folder):
     t(x)
     t((x,torch.zeros(4)))
     assert torch.equal(x, kept)
-    stored = [(TensorImage(x.clone()),torch.zeros(4)) for _ in range(2)]  # batches that live on in a data set: not ours to write into
+    # batches that live on in a data set: not ours to write into
+    stored = [(TensorImage(x.clone()),torch.zeros(4)) for _ in range(2)]
     dl = TfmdDL(stored, bs=None, num_workers=0, after_batch=[t])
     marked = [o[0] for o in dl]
-    assert not t.fresh and all(torch.equal(o[0], kept) for o in stored) and not torch.equal(marked[0], kept) and b[0].shape == (4,3,48,48)
+    assert not t.fresh and all(torch.equal(o[0], kept) for o in stored) and not torch.equal(marked[0], kept)
+    assert b[0].shape == (4,3,48,48)
 
 def test_13_everything_but_the_pictures_is_the_same_object():
     im,mask,bw = PILImage(china),PILMask(china.convert('L')),PILImageBW(china.convert('L'))
@@ -109,7 +115,8 @@ def test_13_everything_but_the_pictures_is_the_same_object():
     t = Watermark(text='© me')
     out = t((im,mask,points,boxes,torch.tensor(1)))
     assert type(out) is tuple and type(out[0]) is PILImage and out[0].tobytes() != im.tobytes()
-    assert all(a is b for a,b in zip(out[1:], (mask,points,boxes,torch.tensor(1))) if not torch.is_tensor(a) or a.ndim) and out[4] == 1
+    assert all(a is b for a,b in zip(out[1:], (mask,points,boxes,torch.tensor(1))) if not torch.is_tensor(a)
+               or a.ndim) and out[4] == 1
     for o in (mask,points,boxes,torch.tensor(3),'a name',7): assert t(o) is o
     assert type(t(bw)) is PILImageBW and t(bw).mode == 'L' and t(bw).tobytes() != bw.tobytes()
     x,m = batch(crops(2)).float()/255,TensorMask(torch.ones(2,64,64).long())
@@ -138,12 +145,14 @@ def test_13_blocks_of_every_kind(folder):
 def test_13_boxes_and_labels(folder):
     get = [lambda o: o, lambda o: [[2,2,30,30]], lambda o: ['thing']]
     def make(*item):
-        block = DataBlock((ImageBlock,BBoxBlock,BBoxLblBlock), n_inp=1, get_items=get_image_files, getters=get, splitter=RandomSplitter(seed=1),
+        block = DataBlock((ImageBlock,BBoxBlock,BBoxLblBlock), n_inp=1, get_items=get_image_files, getters=get,
+                          splitter=RandomSplitter(seed=1),
                           item_tfms=[*item])
         set_seed(1)
         return block.dataloaders(folder, bs=4, num_workers=0)
     a,b = make().train.one_batch(),make(Watermark(text='© me', size=.9)).train.one_batch()
-    assert all(torch.equal(p, q) for p,q in zip(a[1:], b[1:])) and not torch.equal(a[0], b[0]) and type(b[1]) is type(a[1])
+    assert all(torch.equal(p, q) for p,q in zip(a[1:], b[1:])) and not torch.equal(a[0], b[0])
+    assert type(b[1]) is type(a[1])
 
 def test_14_training_only_unless_asked(folder):
     for cls,where in ((Watermark,'item'), (WatermarkBatch,'after')):
@@ -162,13 +171,16 @@ def test_14_sampler_logos_of_training_and_validation(folder):
     logos = [Image.new('RGBA', (16,16), (i*25,255-i*25,0,255)) for i in range(10)]
     s = MarkSampler(logos=logos, size=.5, margin=0, pos='c', opacity=1)
     dls = loaders(folder, [Watermark(s, valid=True)])
-    seen = [{tuple((o[:,24,24]*255).round().int().tolist()) for _ in range(6 if not i else 1) for b in dls[i] for o in b[0]} for i in (0,1)]
+    seen = [{tuple((o[:,24,24]*255).round().int().tolist()) for _ in range(6 if not i else 1) for b in dls[i]
+             for o in b[0]} for i in (0,1)]
     colours = [{l.rgba.getpixel((0,0))[:3] for l in ls} for ls in s.logos]
     assert seen[0] <= colours[0] and seen[1] <= colours[1] and len(seen[0]) > 4
 
 @pytest.mark.parametrize('where', ('item','after'))
 def test_15_workers_and_order_do_not_matter(folder, where):
-    make = lambda n, seed=0: loaders(folder, **{where:[(Watermark if where=='item' else WatermarkBatch)(**wild, p=.8, seed=seed, valid=True)]}, num_workers=n)
+    make = lambda n, seed=0: loaders(folder, **{where:[(Watermark if where=='item'
+                                                        else WatermarkBatch)(**wild, p=.8, seed=seed, valid=True)]},
+                                                        num_workers=n)
     set_seed(0)
     a = make(0)
     set_seed(1)  # another order
@@ -194,7 +206,8 @@ def label(o): return o.name[0]
 if __name__ == '__main__':
     mp.set_start_method('spawn')
     t = Watermark(text='hi', pos='random', size=(.2,.9), rotate=(-40,40), opacity=(.2,1), p=.8)
-    block = DataBlock((ImageBlock,CategoryBlock), get_items=get_image_files, get_y=label, splitter=RandomSplitter(seed=1), item_tfms=[Resize(48),t])
+    block = DataBlock((ImageBlock,CategoryBlock), get_items=get_image_files, get_y=label,
+                      splitter=RandomSplitter(seed=1), item_tfms=[Resize(48),t])
     dls = block.dataloaders(Path(sys.argv[1]), bs=4, num_workers=2, drop_last=False)
     print(sorted(zlib.crc32(o.numpy().tobytes()) for b in dls.train for o in b[0]))
 '''
@@ -202,8 +215,10 @@ if __name__ == '__main__':
 def test_15_spawned_workers(folder, tmp_path_factory):
     script = tmp_path_factory.mktemp('spawn')/'run.py'
     script.write_text(SPAWN)
-    out = subprocess.run([sys.executable, '-W', 'ignore', str(script), str(folder)], capture_output=True, text=True, check=True).stdout
-    here = loaders(folder, [Watermark(text='hi', pos='random', size=(.2,.9), rotate=(-40,40), opacity=(.2,1), p=.8)]).train
+    out = subprocess.run([sys.executable, '-W', 'ignore', str(script), str(folder)], capture_output=True, text=True,
+                         check=True).stdout
+    here = loaders(folder, [Watermark(text='hi', pos='random', size=(.2,.9), rotate=(-40,40), opacity=(.2,1),
+                                      p=.8)]).train
     assert out.strip() == str(sorted(map(zlib.crc32, epoch(here))))
 
 def test_15_global_generators_stay_where_they_are():
@@ -219,10 +234,12 @@ def test_15_pickle_and_export_round_trip(folder, tmp_path):
     t = Watermark(**wild)
     again = pickle.loads(pickle.dumps(t))
     assert [o.tobytes() for o in map(t, crops(5))] == [o.tobytes() for o in map(again, crops(5))]
-    block = DataBlock((ImageBlock,CategoryBlock), get_items=get_image_files, get_y=_first, splitter=RandomSplitter(seed=1),
+    block = DataBlock((ImageBlock,CategoryBlock), get_items=get_image_files, get_y=_first,
+                      splitter=RandomSplitter(seed=1),
                       item_tfms=[Resize(48),Watermark(logo=speckled)], batch_tfms=[WatermarkBatch(**wild)])
     dls = block.dataloaders(folder, bs=4, num_workers=0)
-    learn = Learner(dls, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3,2)), loss_func=CrossEntropyLossFlat(), path=tmp_path)
+    learn = Learner(dls, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3,2)),
+                    loss_func=CrossEntropyLossFlat(), path=tmp_path)
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
     learn.export('m.pkl')
     back = load_learner(tmp_path/'m.pkl')
@@ -251,18 +268,22 @@ def test_16_half_of_a_thousand(p=.5):
 def test_key_is_the_same_for_picture_and_tensor():
     for size in ((64,64), (97,33), (5,9)):
         ims = [PILImage(china.crop((i,i,i+size[0],i+size[1]))) for i in range(3)]
-        assert [picture_key(o) for o in ims] == picture_key(batch(ims)) == picture_key(batch(ims).float()/255) == picture_key((batch(ims).float()/255).half())
+        floats = batch(ims).float()/255
+        keys = [picture_key(o) for o in ims]
+        assert keys == picture_key(batch(ims)) == picture_key(floats) == picture_key(floats.half())
         grey = [PILImageBW(o.convert('L')) for o in ims]
         assert [picture_key(o) for o in grey] == picture_key(batch(grey))
     assert len({picture_key(o) for o in crops(12)}) == 12
 
 def test_orders_lie_where_they_must():
     assert Resize(8).order < Watermark(text='a').order < ToTensor.order
-    assert max(o.order for o in aug_transforms()) < WatermarkBatch(text='a').order < Normalize.order and IntToFloatTensor.order < WatermarkBatch.order
+    assert max(o.order for o in aug_transforms()) < WatermarkBatch(text='a').order < Normalize.order
+    assert IntToFloatTensor.order < WatermarkBatch.order
 
 def test_show_batch_and_a_learner(folder):
     import matplotlib.pyplot as plt
-    for kw in (dict(item=[Watermark(**wild)]), dict(after=[WatermarkBatch(**wild), Normalize.from_stats([.5]*3, [.2]*3)])):
+    for kw in (dict(item=[Watermark(**wild)]), dict(after=[WatermarkBatch(**wild),
+                                                           Normalize.from_stats([.5]*3, [.2]*3)])):
         dls = loaders(folder, **kw)
         dls.show_batch(max_n=4)
         assert len(plt.gcf().axes) >= 4
@@ -274,22 +295,27 @@ def test_show_batch_and_a_learner(folder):
 
 def test_no_other_loader_changes():
     "Importing this leaves fastai's loader as it is; only a loader with a mark becomes a `MarkedDL`"
-    code = ("from fastai.data.core import TfmdDL\nbefore = TfmdDL.before_iter\nimport fastai_ext.all\nassert TfmdDL.before_iter is before")
+    code = ("from fastai.data.core import TfmdDL\nbefore = TfmdDL.before_iter\nimport fastai_ext.all\nassert "
+            "TfmdDL.before_iter is before")
     subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
 
 def test_mirrored_text_is_said():
     from fastai.vision.all import DataBlock, ImageBlock, aug_transforms
     pictures = [PILImage.create(np.full((32,32,3), i, np.uint8)) for i in range(8)]
-    def dls(item, batch): return DataBlock((ImageBlock, ImageBlock), get_items=lambda _: range(8), get_x=lambda i: pictures[i], get_y=lambda i: pictures[i],
+    def dls(item, batch):
+        return DataBlock((ImageBlock, ImageBlock), get_items=lambda _: range(8), get_x=lambda i: pictures[i],
+                         get_y=lambda i: pictures[i],
                                            item_tfms=item, batch_tfms=batch).dataloaders('', bs=2, num_workers=0)
-    with pytest.warns(UserWarning, match='mirrors pictures'): dls([Watermark(text='a')], aug_transforms()).train.one_batch()
+    with pytest.warns(UserWarning, match='mirrors pictures'):
+        dls([Watermark(text='a')], aug_transforms()).train.one_batch()
     with warnings.catch_warnings():
         warnings.simplefilter('error', UserWarning)
         dls([Watermark(text='a')], aug_transforms(do_flip=False)).train.one_batch()
         dls([], [*aug_transforms(), WatermarkBatch(text='a')]).train.one_batch()
 
 def test_one_picture_is_no_batch():
-    with pytest.raises(ValueError, match='no batch'): WatermarkBatch(text='a')(TensorImage(torch.rand(3,32,32)), split_idx=0)
+    with pytest.raises(ValueError, match='no batch'):
+        WatermarkBatch(text='a')(TensorImage(torch.rand(3,32,32)), split_idx=0)
 
 def test_auto_colour_and_quiet_place_in_a_batch():
     "A batch on the device takes the place and colour that each picture takes by itself"

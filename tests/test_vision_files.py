@@ -1,17 +1,24 @@
-"Nothing else of a file changes, and nothing of the unmarked picture or its place travels along: judged by exiftool and ImageMagick"
-import io, json, shutil, subprocess
+"Nothing else of a file changes, and nothing of the unmarked picture or its place travels along: exiftool judges"
+import io, json, shutil, subprocess, sys
 import numpy as np, pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from sklearn.datasets import load_sample_image
+from conftest import root
+from fastai_ext.vision.files.jp2 import jp2_boxes, jp2_bytes
+from fastai_ext.vision.files.others import depth_of
 from fastai_ext.vision.files.png import deep_pixels, deep_png, png_bytes
 from fastai_ext.vision.mark import Mark
 from fastai_ext.vision.save import save_stamped
+sys.path.insert(0, str(root/'benchmarks'))
+from watermark_tags import differing, make as make_pictures, tags as all_tags
 
-needs_exiftool = pytest.mark.skipif(shutil.which('exiftool') is None, reason='the judge is exiftool (Debian: libimage-exiftool-perl)')
+needs_exiftool = pytest.mark.skipif(shutil.which('exiftool') is None,
+                                    reason='the judge is exiftool (Debian: libimage-exiftool-perl)')
 china = Image.fromarray(load_sample_image('china.jpg')).resize((320,213))
-mark,nothing = Mark('© me', size=.5, opacity=.8),Mark('© me', size=.5, opacity=1e-9)  # the second goes all the way and changes no pixel
+# the second goes all the way and changes no pixel
+mark,nothing = Mark('© me', size=.5, opacity=.8),Mark('© me', size=.5, opacity=1e-9)
 arr = np.asarray
 
 def tags(path):
@@ -25,8 +32,10 @@ def thumbnail():
     china.resize((160,106)).save(out, 'JPEG', quality=85)
     return out.getvalue()
 
-WRITE = ['-GPSLatitude=52.5','-GPSLatitudeRef=N','-GPSLongitude=13.4','-GPSLongitudeRef=E','-XMP-exif:GPSLatitude=52.5','-XMP-exif:GPSLongitude=13.4',
-         '-XMP-drone-dji:GpsLatitude=52.5','-XMP-photoshop:City=Berlin','-XMP-dc:Title=Grüße','-Artist=Jörg Müller','-Copyright=© Müller']
+WRITE = ['-GPSLatitude=52.5','-GPSLatitudeRef=N','-GPSLongitude=13.4','-GPSLongitudeRef=E','-XMP-exif:GPSLatitude=52.5',
+         '-XMP-exif:GPSLongitude=13.4',
+         '-XMP-drone-dji:GpsLatitude=52.5','-XMP-photoshop:City=Berlin','-XMP-dc:Title=Grüße','-Artist=Jörg Müller',
+         '-Copyright=© Müller']
 
 def described(path, suffix):
     "A picture with coordinates in every place that exiftool can write"
@@ -35,7 +44,8 @@ def described(path, suffix):
     if suffix == 'jpg':
         (path.parent/'thumb.jpg').write_bytes(thumbnail())
         more += [f"-ThumbnailImage<={path.parent/'thumb.jpg'}"]
-    done = subprocess.run(['exiftool','-overwrite_original','-charset','iptc=utf8', *WRITE, *more, path], capture_output=True, text=True)
+    done = subprocess.run(['exiftool','-overwrite_original','-charset','iptc=utf8', *WRITE, *more, path],
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return path
 
@@ -81,14 +91,16 @@ def test_04_every_tag_is_as_it_was(tmp_path, suffix):
         x,y = (arr(Image.open(io.BytesIO(d)).convert('RGB')).astype(int) for d in (before,after))
         placed = mark.place((160,106))
         hit = arr(placed.alpha())>0
-        assert len(before) == len(after) and np.abs(x-y)[hit].mean() > 20 and np.abs(x-y)[~hit].mean() < 8, 'the preview has the mark'
+        assert len(before) == len(after)
+        assert np.abs(x-y)[hit].mean() > 20 and np.abs(x-y)[~hit].mean() < 8, 'the preview has the mark'
 
 def segment(kind, body): return b'\xff'+bytes([kind])+(len(body)+2).to_bytes(2, 'big')+body
 
 def test_04_every_segment_of_a_jpeg_travels(tmp_path):
     out = io.BytesIO()
     china.save(out, 'JPEG', quality=90)
-    own = [segment(0xec, b'Ducky\0\1\0\4\0\0\0\x3c'), segment(0xe3, b'Meta\0\0kodak'), segment(0xfe, 'Grüße'.encode('latin1')), segment(0xe9, b'maker'*100)]
+    own = [segment(0xec, b'Ducky\0\1\0\4\0\0\0\x3c'), segment(0xe3, b'Meta\0\0kodak'),
+           segment(0xfe, 'Grüße'.encode('latin1')), segment(0xe9, b'maker'*100)]
     (tmp_path/'a.jpg').write_bytes(out.getvalue()[:2]+b''.join(own)+out.getvalue()[2:])
     save_stamped(tmp_path/'a.jpg', tmp_path/'b.jpg', mark)
     new = (tmp_path/'b.jpg').read_bytes()
@@ -103,8 +115,10 @@ def test_03_previews_wherever_a_maker_put_them(tmp_path):
     (tmp_path/'a.jpg').write_bytes(out.getvalue()[:20]+jfxx+maker+out.getvalue()[20:]+b'\0\0'+small)
     p = save_stamped(tmp_path/'a.jpg', tmp_path/'b.jpg', mark)
     new = (tmp_path/'b.jpg').read_bytes()
-    assert small not in new and small[1500:1560] not in new and b'JFXX' in new and any('after the picture dropped' in n for n in p.notes)
-    with pytest.raises(ValueError, match='strict.*after the picture'): save_stamped(tmp_path/'a.jpg', tmp_path/'c.jpg', mark, strict=True)
+    assert small not in new and small[1500:1560] not in new and b'JFXX' in new
+    assert any('after the picture dropped' in n for n in p.notes)
+    with pytest.raises(ValueError, match='strict.*after the picture'):
+        save_stamped(tmp_path/'a.jpg', tmp_path/'c.jpg', mark, strict=True)
     assert not (tmp_path/'c.jpg').exists()
 
 def test_06_both_pictures_of_an_mpo_are_stamped(tmp_path):
@@ -128,12 +142,14 @@ def test_05_sixteen_bits_of_a_png_stay(tmp_path, channels, w, h, seed):
     p = save_stamped(tmp_path/'a.png', tmp_path/'b.png', nothing, overwrite=True)
     assert np.array_equal(deep_pixels((tmp_path/'b.png').read_bytes()), pixels) and p.notes == ()
 
-MODES = dict(png=('1','L','P','RGB','RGBA','LA','I;16'), tif=('1','L','P','RGB','RGBA','CMYK','I;16','F'), bmp=('L','RGB'), webp=('RGB','RGBA'), gif=('P','L'),
-             qoi=('RGB','RGBA'), tga=('L','RGB','RGBA'), ppm=('RGB',), jp2=('L','RGB'), dds=('RGB','RGBA'), pcx=('L','RGB'), sgi=('L','RGB'), ico=('RGBA',))
+MODES = dict(png=('1','L','P','RGB','RGBA','LA','I;16'), tif=('1','L','P','RGB','RGBA','CMYK','I;16','F'),
+             bmp=('L','RGB'), webp=('RGB','RGBA'), gif=('P','L'),
+             qoi=('RGB','RGBA'), tga=('L','RGB','RGBA'), ppm=('RGB',), jp2=('L','RGB'), dds=('RGB','RGBA'),
+             pcx=('L','RGB'), sgi=('L','RGB'), ico=('RGBA',))
 
 @pytest.mark.parametrize('suffix,mode', [(s,m) for s,ms in MODES.items() for m in ms])
 def test_a_mark_that_cannot_be_seen_changes_no_pixel(tmp_path, suffix, mode):
-    im = china.resize((64,64)).convert('L').convert(mode) if mode in ('I;16','F') else china.resize((64,64)).convert('RGB' if mode == 'CMYK' else mode).convert(mode)
+    im = china.resize((64,64)).convert({'I;16':'L', 'F':'L', 'CMYK':'RGB'}.get(mode, mode)).convert(mode)
     a,b = tmp_path/f'a.{suffix}',tmp_path/f'b.{suffix}'
     im.save(a, **({'webp':dict(lossless=True, exact=True)}.get(suffix, {})))
     save_stamped(a, b, nothing)
@@ -156,7 +172,8 @@ def test_07_pages_of_a_tiff_keep_their_own_tags(tmp_path, compression):
     for i in range(2):
         x.seek(i); y.seek(i)
         where = {273,279}
-        assert {k:v for k,v in x.tag_v2.items() if k not in where} == {k:v for k,v in y.tag_v2.items() if k not in where}
+        before,after = ({k:v for k,v in o.tag_v2.items() if k not in where} for o in (x,y))
+        assert before == after
         assert (arr(x) != arr(y)).any()
 
 def test_08_a_transparent_gif_gets_a_visible_mark(tmp_path):
@@ -180,3 +197,96 @@ def test_text_from_the_picture(tmp_path):
     save_stamped(tmp_path/'a.jpg', tmp_path/'b.jpg', Mark('© {artist}'))
     save_stamped(tmp_path/'a.jpg', tmp_path/'c.jpg', Mark('© Ann'))
     assert Image.open(tmp_path/'b.jpg').tobytes() == Image.open(tmp_path/'c.jpg').tobytes()
+
+# ---- nothing is lost in silence
+
+@needs_exiftool
+def test_21_no_tag_of_a_camera_is_lost(tmp_path):
+    "A few makers here; benchmarks/watermark_tags.py has fourteen"
+    files,dst = make_pictures(tmp_path/'before', ('Canon','NIKON CORPORATION','Apple')),tmp_path/'after'
+    dst.mkdir()
+    notes = {p.name: save_stamped(p, dst/p.name, mark).notes for p in files}
+    before = all_tags(tmp_path/'before')
+    assert len(files) > 35 and sum(map(len, before.values())) > 1000
+    lost = differing(before, all_tags(dst))
+    assert {name for name in lost if not notes[name]} == set() and len(lost) <= 2, lost
+
+INFO = dict(jpg=('dpi','comment','icc_profile','exif','xmp'), png=('dpi','icc_profile','exif'),
+            webp=('icc_profile','exif','xmp'), tif=('dpi','icc_profile'),
+            avif=('icc_profile','exif','xmp'), gif=('comment',), jp2=('comment',), bmp=('dpi',))
+EXIF = Image.Exif()
+EXIF[315] = 'Jörg'.encode()
+VALUES = dict(dpi=(144,144), comment='Grüße'.encode(), icc_profile=b'profile '*30, exif=EXIF.tobytes(),
+              xmp=b'<x:xmpmeta xmlns:x="adobe:ns:meta/"/>')
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_what_the_writer_lists_is_as_it_was(tmp_path, data):
+    "Any mode, format and metadata: a mark that cannot be seen changes no pixel and nothing that Pillow reads"
+    suffix = data.draw(st.sampled_from(sorted(INFO)), 'format')
+    mode = data.draw(st.sampled_from([m for m in MODES.get(suffix, ('L','RGB')) if m not in ('F','I;16','1')]), 'mode')
+    names = data.draw(st.sets(st.sampled_from(INFO[suffix])), 'metadata')
+    im = china.resize((40,28)).convert('RGB' if mode == 'CMYK' else mode).convert(mode)
+    a,b = tmp_path/f'a.{suffix}',tmp_path/f'b.{suffix}'
+    how = dict(webp=dict(lossless=True, exact=True), jpg=dict(quality=92)).get(suffix, {})
+    im.save(a, **how, **{n:VALUES[n] for n in names})
+    p = save_stamped(a, b, nothing, overwrite=True, strict=suffix != 'avif' and mode != 'P')
+    with Image.open(a) as x, Image.open(b) as y:
+        assert x.format == y.format and (x.mode == y.mode or mode == 'P' and p.notes)
+        for n in names & x.info.keys(): assert y.info.get(n) == x.info[n], (n, p.notes)
+        x,y = (arr(o.convert('RGBA')).astype(int) for o in (x,y))
+        assert np.abs(x-y).max() <= (0 if suffix not in ('jpg','avif') else 12)
+
+def test_jpeg2000_keeps_its_boxes_and_says_its_bits(tmp_path):
+    china.save(tmp_path/'plain.jp2')
+    boxes = jp2_boxes((tmp_path/'plain.jp2').read_bytes())
+    dpi = jp2_bytes([(b'resc', (11811).to_bytes(2, 'big')+b'\0\1'+(11811).to_bytes(2, 'big')+b'\0\1\0\0')])
+    old = [(k, b+jp2_bytes([(b'res ',dpi)]) if k == b'jp2h' else b) for k,b in boxes]
+    old.append((b'xml ', b'<me GPSLatitude="1"/>'))
+    (tmp_path/'a.jp2').write_bytes(jp2_bytes(old))
+    p = save_stamped(tmp_path/'a.jp2', tmp_path/'b.jp2', mark)
+    new = dict(jp2_boxes((tmp_path/'b.jp2').read_bytes()))
+    assert p.notes == () and new[b'xml '] == b'<me GPSLatitude="1"/>' and (b'res ',dpi) in jp2_boxes(new[b'jp2h'])
+    assert round(Image.open(tmp_path/'b.jp2').info['dpi'][0]) == 300
+    save_stamped(tmp_path/'a.jp2', tmp_path/'c.jp2', mark, strip_gps=True)
+    assert b'GPSLatitude' not in (tmp_path/'c.jp2').read_bytes()
+    assert depth_of(b'\xff\x4f\xff\x51'+bytes(36)+b'\0\3'+b'\x0b\1\1'*3, 'JPEG2000') == 12
+    assert (depth_of(b'P6\n# x\n4 5\n65535\n', 'PPM'), depth_of(b'P5 4 5 255\n', 'PPM')) == (16, 8)
+
+def test_sixteen_bits_that_pillow_cannot_keep_are_said(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 65536, (20,30,3), dtype=np.uint16)
+    (tmp_path/'a.ppm').write_bytes(b'P6\n30 20\n65535\n'+pixels.astype('>u2').tobytes())
+    assert '16 → 8 bits' in save_stamped(tmp_path/'a.ppm', tmp_path/'b.ppm', mark).notes
+    with pytest.raises(ValueError, match='strict: 16 → 8 bits'):
+        save_stamped(tmp_path/'a.ppm', tmp_path/'c.ppm', mark, strict=True)
+
+@pytest.mark.parametrize('white', (1,255,65535))
+@pytest.mark.parametrize('suffix', ('pfm','tif'))
+def test_10_white_is_the_white_of_a_picture_of_floats(tmp_path, suffix, white):
+    im = Image.fromarray(np.linspace(.6*white, .9*white, 80*60, dtype=np.float32).reshape(60,80))
+    im.save(tmp_path/f'a.{suffix}', **(dict(format='PPM') if suffix == 'pfm' else {}))
+    save_stamped(tmp_path/f'a.{suffix}', tmp_path/f'b.{suffix}', Mark('X', size=.9, opacity=1))
+    y = arr(Image.open(tmp_path/f'b.{suffix}'))
+    assert y.max() == white and np.isclose(y.min(), .6*white)
+
+def test_04_another_format_takes_exif_over_or_says_what_it_dropped(tmp_path):
+    e = Image.Exif()
+    e[315],e[0x8769] = 'Ann',{0x9003:'2024:05:17 12:34:56'}
+    china.save(tmp_path/'a.jpg', exif=e, icc_profile=b'profile '*30)
+    for suffix in ('tif','png','webp','avif'):
+        assert save_stamped(tmp_path/'a.jpg', tmp_path/f'b.{suffix}', mark).notes == ()
+        with Image.open(tmp_path/f'b.{suffix}') as y: assert y.getexif()[315] == 'Ann' and 'icc_profile' in y.info
+    assert save_stamped(tmp_path/'a.jpg', tmp_path/'b.bmp', mark).notes == ('EXIF dropped','the colour profile dropped')
+    with pytest.raises(ValueError, match='strict: EXIF dropped'):
+        save_stamped(tmp_path/'a.jpg', tmp_path/'c.bmp', mark, strict=True)
+
+def test_alpha_on_a_background(tmp_path):
+    im = Image.new('RGBA', (60,40), (255,0,0,0))
+    im.paste((0,0,255,255), (0,0,30,40))
+    im.save(tmp_path/'a.png')
+    with pytest.raises(ValueError, match="background='white'"): save_stamped(tmp_path/'a.png', tmp_path/'a.jpg', mark)
+    save_stamped(tmp_path/'a.png', tmp_path/'a.jpg', mark, background='white')
+    y = Image.open(tmp_path/'a.jpg')
+    assert y.mode == 'RGB' and min(y.getpixel((50,3))) > 245 and y.getpixel((5,3))[0] < 12
+    with pytest.raises(ValueError, match="background='whit' is no colour"):
+        save_stamped(tmp_path/'a.png', tmp_path/'b.jpg', mark, background='whit')

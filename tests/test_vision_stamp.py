@@ -12,7 +12,8 @@ china = Image.fromarray(load_sample_image('china.jpg'))
 
 def noise(size, mode='RGB', seed=0):
     n = {'L':1, 'LA':2, 'RGB':3, 'RGBA':4, 'CMYK':4}[mode]
-    return Image.frombytes(mode, size, np.random.default_rng(seed).integers(0, 256, size[0]*size[1]*n, dtype=np.uint8).tobytes())
+    values = np.random.default_rng(seed).integers(0, 256, size[0]*size[1]*n, dtype=np.uint8)
+    return Image.frombytes(mode, size, values.tobytes())
 
 def rule(bg, fg, m, full=255):
     "The blend in exact arithmetic: floor(bg(1-a) + fg a + 1/2) with a = m/full"
@@ -21,7 +22,8 @@ def rule(bg, fg, m, full=255):
     return ((2*(bg*(full-m)+fg*m)+full)//(2*full)).astype(np.int64)
 
 speckled = noise((30,20), 'RGBA')
-marks = st.sampled_from([Mark('© Ágjpqy', size=.5), Mark('two\nlines', size=.4, rotate=20, stroke=.1, color='gold', opacity=.73),
+marks = st.sampled_from([Mark('© Ágjpqy', size=.5), Mark('two\nlines', size=.4, rotate=20, stroke=.1, color='gold',
+                                                         opacity=.73),
                          Mark('x', pos='tile', size=.1), Mark(logo=speckled, size=.4, pos='random', opacity=.5),
                          Mark(logo=speckled, size=1.7, fit='clip', opacity=1)])
 
@@ -64,8 +66,10 @@ def test_04_alpha_of_the_base_is_composited(mark, seed, mode):
     assert arr(stamp(opaque, mark, seed).getchannel('A')).min() == 255
 
 @pytest.mark.parametrize('o', range(1,9))
-@pytest.mark.parametrize('mark', [Mark('© me', rotate=15), Mark(logo=noise((31,17), 'RGBA'), pos=(.21,.83), size=.37), Mark('ab', pos='tile', size=.13),
-                                  Mark('long', pos='random', size=1.3, rel='height', fit='clip')], ids=lambda m: repr(m)[:20])
+@pytest.mark.parametrize('mark', [Mark('© me', rotate=15), Mark(logo=noise((31,17), 'RGBA'), pos=(.21,.83), size=.37),
+                                  Mark('ab', pos='tile', size=.13),
+                                  Mark('long', pos='random', size=1.3, rel='height', fit='clip')],
+                                  ids=lambda m: repr(m)[:20])
 def test_08_the_mark_is_turned_not_the_picture(o, mark):
     im = noise((83,57))
     exif = im.getexif()
@@ -122,8 +126,10 @@ def test_10_grey_cmyk_and_float_values():
     p = mark.place((40,40))
     for mode in ('L','CMYK'):
         im = noise((40,40), mode)
-        assert np.array_equal(arr(stamp(im, mark)), np.where(arr(p.alpha())[...,None] if mode=='CMYK' else arr(p.alpha()),
-                                                             rule(im, p.foreground().convert(mode), p.alpha()), arr(im)))
+        assert np.array_equal(arr(stamp(im, mark)), np.where(arr(p.alpha())[...,None] if mode=='CMYK'
+                                                             else arr(p.alpha()),
+                                                             rule(im, p.foreground().convert(mode), p.alpha()),
+                                                             arr(im)))
     f = Image.fromarray(np.random.default_rng(0).random((40,40), dtype=np.float32)*255)
     err = np.abs(arr(stamp(f, mark))-arr(stamp(Image.fromarray(arr(f).round().astype(np.uint8)), mark)).astype(float))
     assert err.max() <= 1.6
@@ -143,7 +149,9 @@ def test_a_placement_is_blended_as_it_is():
     p = Mark('© me', pos='random').place(china.size, 5, 'k')
     assert stamp(china, p).tobytes() == stamp(china, Mark('© me', pos='random'), 5, 'k').tobytes()
     assert stamp(china, Placement(china.size, None)).tobytes() == china.tobytes()
-    with pytest.raises(ValueError, match='placement is for 640x427 pixels and the picture has 5x5'): stamp(Image.new('RGB', (5,5)), p)
-    with pytest.raises(ValueError, match="mode 'LAB' cannot be stamped; convert first"): stamp(Image.new('LAB', (50,50)), Mark('a'))
+    with pytest.raises(ValueError, match='placement is for 640x427 pixels and the picture has 5x5'):
+        stamp(Image.new('RGB', (5,5)), p)
+    with pytest.raises(ValueError, match="mode 'LAB' cannot be stamped; convert first"):
+        stamp(Image.new('LAB', (50,50)), Mark('a'))
     im = china.copy()
     assert blend_(im, p) is im and im.tobytes() == stamp(china, p).tobytes()

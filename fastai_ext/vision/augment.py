@@ -31,7 +31,8 @@ def picture_key(
 ):
     "A fingerprint of a picture (a list of them for a batch), the same for a picture and for its tensor"
     if isinstance(im, Image.Image):
-        return f"{im.width}x{im.height}-{zlib.crc32(im.resize((_N,_N), Image.Resampling.NEAREST).convert('RGB').tobytes()):08x}"
+        few = im.resize((_N,_N), Image.Resampling.NEAREST).convert('RGB')
+        return f"{im.width}x{im.height}-{zlib.crc32(few.tobytes()):08x}"
     h,w = im.shape[-2:]
     at = lambda n: torch.arange(.5, _N, device=im.device).mul_(n/_N).long()
     px = im.as_subclass(torch.Tensor)[:, :, at(h)[:,None], at(w)].permute(0,2,3,1).expand(-1,-1,-1,3)
@@ -45,7 +46,8 @@ def stamp_batch(
     inplace:bool=False, # Write into `x`
 ) -> torch.Tensor:
     "`x` with the marks on it"
-    if x.ndim!=4 or x.shape[1] not in (1,3): raise ValueError(f"stamp_batch: x has the shape {tuple(x.shape)}; give n x c x h x w with 1 or 3 channels")
+    if x.ndim!=4 or x.shape[1] not in (1,3):
+        raise ValueError(f"stamp_batch: x has the shape {tuple(x.shape)}; give n x c x h x w with 1 or 3 channels")
     c,mode = x.shape[1],('L' if x.shape[1]==1 else 'RGB')
     res = x.as_subclass(torch.Tensor)
     if not inplace: res = res.clone()
@@ -86,19 +88,25 @@ def _bytes(patch, mode):
 # %% ../../nbs/vision/augment.ipynb #0151fcc4
 def _tell(dl):
     "Tell the marks of `dl` that it starts over"
-    marks = [t for n in ('after_item','before_batch','after_batch') for t in getattr(getattr(dl, n), 'fs', ()) if isinstance(t, _Watermark)]
+    marks = [t for n in ('after_item','before_batch','after_batch') for t in getattr(getattr(dl, n), 'fs', ())
+             if isinstance(t, _Watermark)]
     train = getattr(dl.dataset, 'split_idx', None) in (None,0)
-    mirrored = [t for t in marks if isinstance(t, Watermark) and not t.told and train and any(map(_turns, getattr(dl.after_batch, 'fs', ())))]
+    mirrored = [t for t in marks if isinstance(t, Watermark) and not t.told and train
+                and any(map(_turns, getattr(dl.after_batch, 'fs', ())))]
     for t in mirrored:
         t.told = True
-        warnings.warn(f"{type(t).__name__}: a later transform of this loader mirrors pictures, and the mark with them; to keep text readable, "
-                      "take WatermarkBatch in batch_tfms, which marks after it, or aug_transforms(do_flip=False)", stacklevel=2)
+        warnings.warn(f"{type(t).__name__}: a later transform of this loader mirrors pictures, and the mark with them; "
+                      "to keep text readable, "
+                      "take WatermarkBatch in batch_tfms, which marks after it, or aug_transforms(do_flip=False)",
+                      stacklevel=2)
     if train: dl.mark_epoch = dl.__dict__.get('mark_epoch', -1)+1
     fresh = dl.bs is not None and getattr(dl.create_batch, '__func__', None) is DataLoader.create_batch
     for t in marks: t.start(dl.mark_epoch if train else None, getattr(dl.dataset, 'n_inp', None), fresh)
 
 class MarkedDL(TfmdDL):
-    "A `TfmdDL` that tells its marks which epoch begins; `Watermark` and `WatermarkBatch` make one of the loader that they are set up in"
+    """A `TfmdDL` that tells its marks which epoch begins.
+
+    `Watermark` and `WatermarkBatch` make one of the loader that they are set up in."""
     def before_iter(self):
         super().before_iter()
         _tell(self)
@@ -119,7 +127,8 @@ def _follow(dl):
 # %% ../../nbs/vision/augment.ipynb #f0a05c92
 class _Watermark(RandTransform):
     "What `Watermark` and `WatermarkBatch` share"
-    split_idx = None  # which pictures are marked is decided in `__call__`: a class value of 0 could not be undone for `valid`
+    # which pictures are marked is decided in `__call__`: a class value of 0 could not be undone for `valid`
+    split_idx = None
 
     @delegates(Mark.__init__)
     def __init__(self,
@@ -130,8 +139,11 @@ class _Watermark(RandTransform):
         **kwargs
     ):
         "Raises `ValueError` for a `p` outside 0-1, and for both or neither of `mark` and a `Mark`'s arguments."
-        if (mark is None) == (not kwargs): raise ValueError(f"{type(self).__name__}: give a mark, or a Mark's own arguments such as text='© me', but not both")
-        if not 0 <= p <= 1: raise ValueError(f"{type(self).__name__}: p={p} is not a probability; give a number from 0 to 1")
+        if (mark is None) == (not kwargs):
+            raise ValueError(f"{type(self).__name__}: give a mark, or a Mark's own arguments such as text='© me', but "
+                             "not both")
+        if not 0 <= p <= 1:
+            raise ValueError(f"{type(self).__name__}: p={p} is not a probability; give a number from 0 to 1")
         mark = Mark(**kwargs) if mark is None else check_mark(mark, type(self).__name__)
         store_attr('mark,seed,valid')
         super().__init__(p=p)
@@ -139,7 +151,9 @@ class _Watermark(RandTransform):
         self.fresh,self.own,self.told = False,False,False
 
     def start(self, epoch, n_inp, fresh=False):
-        "Told by the `TfmdDL` when it starts over; `fresh`: its batches are collated for one use and may be written into"
+        """Told by the `TfmdDL` when it starts over.
+
+        `fresh`: its batches are collated for one use and may be written into."""
         self.fresh = fresh
         if n_inp is not None: self.n_inp = n_inp
         if epoch is not None: self.epoch,self.seen = epoch,{}
@@ -153,7 +167,8 @@ class _Watermark(RandTransform):
     def __call__(self, b, split_idx=None, **kwargs):
         "Mark the inputs of the tuple `b`, or the picture or batch `b` itself"
         self.before_call(b, split_idx)
-        self.own = self.fresh and split_idx is not None and type(b) is tuple  # a loader's own batch, not a caller's tensor
+        # a loader's own batch, not a caller's tensor
+        self.own = self.fresh and split_idx is not None and type(b) is tuple
         if split_idx not in (None,0) and not self.valid: return b
         call = functools.partial(super(RandTransform, self).__call__, split_idx=split_idx, **kwargs)
         if type(b) is not tuple: return call(b)
@@ -162,7 +177,9 @@ class _Watermark(RandTransform):
         return (*map(call, b[:n]), *b[n:])
 
     def _placement(self, key, size, look):
-        "Where the mark goes on the picture known by `key`, `look()` shows it in small; None where `p` says not to mark it"
+        """Where the mark goes on the picture known by `key`, `look()` shows it in small.
+
+        None where `p` says not to mark it."""
         if self.split == 1: key = f'{key}/valid'
         else:
             self.seen[key] = visit = self.seen.get(key, -1)+1
@@ -180,6 +197,11 @@ class Watermark(_Watermark):
         p = self._placement(picture_key(x), x.size, lambda: glance(x))
         return x if p is None else stamp(x, p, orient=False)
 
+    def encodes(self, x:TensorImage):
+        name = type(self).__name__
+        raise ValueError(f"{name}: this picture is a tensor already; give {name} in item_tfms, or WatermarkBatch in "
+                         "batch_tfms")
+
 # %% ../../nbs/vision/augment.ipynb #5fb16a68
 class WatermarkBatch(_Watermark):
     "Mark each picture of a training batch, on its device; give a `mark` or a `Mark`'s own arguments"
@@ -187,9 +209,12 @@ class WatermarkBatch(_Watermark):
 
     def encodes(self, x:TensorImage):
         size = x.shape[-1],x.shape[-2]
-        if x.ndim != 4: raise ValueError(f"WatermarkBatch: the shape {tuple(x.shape)} is no batch; give n x c x h x w, for one picture x[None]")
+        if x.ndim != 4:
+            raise ValueError(f"WatermarkBatch: the shape {tuple(x.shape)} is no batch; give n x c x h x w, for one "
+                             "picture x[None]")
         looks = [functools.partial(_glance, o) for o in x]
-        return stamp_batch(x, [self._placement(k, size, look) for k,look in zip(picture_key(x), looks, strict=True)], inplace=self.own)
+        return stamp_batch(x, [self._placement(k, size, look) for k,look in zip(picture_key(x), looks, strict=True)],
+                           inplace=self.own)
 
 def _glance(x):
     "The picture of the tensor `x`, c x h x w, in small"

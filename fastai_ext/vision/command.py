@@ -33,30 +33,42 @@ def _seed(s): return int(s) if re.fullmatch(r'-?\d+', s) else s
 
 def watermark_parser():
     "The `argparse` parser of `fastai-ext-watermark`"
-    p = argparse.ArgumentParser('fastai-ext-watermark', formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=110),
+    def layout(prog): return argparse.HelpFormatter(prog, max_help_position=30, width=110)
+    p = argparse.ArgumentParser('fastai-ext-watermark', formatter_class=layout,
         description='Put a watermark on every picture below SRC and write the results to the same places below DST.',
-        epilog="RANGE is a number, or LOW:HIGH for one drawn at random for each picture. Exit status: 0 all well, 1 some pictures failed (they are named) "
-               "or are there with another mark, 2 nothing could be done, 130 interrupted (run the same command again to go on).")
-    p.error = lambda message: p.exit(2, f'{p.prog}: {message}; --help lists what there is\n')  # one line, not the whole usage
+        epilog="RANGE is a number, or LOW:HIGH for one drawn at random for each picture. Exit status: 0 all well, "
+               "1 some pictures failed (they are named) or are there with another mark, 2 nothing could be done, "
+               "130 interrupted (run the same command again to go on).")
+    # one line, not the whole usage
+    p.error = lambda message: p.exit(2, f'{p.prog}: {message}; --help lists what there is\n')
     p.add_argument('src', metavar='SRC', help='folder with pictures')
     p.add_argument('dst', metavar='DST', help='folder to write; it is made where it does not exist')
     g = p.add_argument_group('the mark').add_mutually_exclusive_group(required=True)
-    g.add_argument('--text', help=r"what to write; \n begins a new line")
+    g.add_argument('--text',
+                   help=r"what to write; \n begins a new line; {artist}, {date:%%Y}, {name} … are the picture's own")
     g.add_argument('--logo', metavar='FILE', help='a picture, its transparency respected')
     g = p.add_argument_group('where and how large')
     g.add_argument('--pos', type=_pos, default='br',
-                   help="tl t tr l c r bl b br, several of them with commas, 'X,Y' fractions of the free room, random, or tile (br)")
-    g.add_argument('--size', type=_numbers, default=.25, metavar='RANGE', help="the mark's width as a fraction of --rel (.25)")
-    g.add_argument('--rel', default='width', choices=('width','height','short'), help="what --size is a fraction of (width)")
-    g.add_argument('--margin', type=_numbers, default=.02, metavar='RANGE', help="room to the edges, as a fraction of the short side (.02)")
+                   help="tl t tr l c r bl b br, several of them with commas, 'X,Y' fractions of the free room, random, "
+                        "tile, or quiet: where there is least detail (br)")
+    g.add_argument('--size', type=_numbers, default=.25, metavar='RANGE',
+                   help="the mark's width as a fraction of --rel (.25)")
+    g.add_argument('--rel', default='width', choices=('width','height','short','pixels'),
+                   help="what --size is a fraction of (width)")
+    g.add_argument('--margin', type=_numbers, default=.02, metavar='RANGE',
+                   help="room to the edges, as a fraction of the short side (.02)")
     g.add_argument('--rotate', type=_numbers, default=0., metavar='RANGE', help='degrees counter-clockwise (0)')
-    g.add_argument('--fit', default='shrink', choices=('shrink','clip','skip','raise'), help='what to do with a mark that is too large (shrink)')
-    g.add_argument('--gap', type=_numbers, default=.5, metavar='RANGE', help="between tiles, as a fraction of the mark's width (.5)")
-    g.add_argument('--jitter', type=float, default=0., metavar='N', help='how far a tile may stray, as a fraction of the gap (0)')
+    g.add_argument('--fit', default='shrink', choices=('shrink','clip','skip','raise'),
+                   help='what to do with a mark that is too large (shrink)')
+    g.add_argument('--gap', type=_numbers, default=.5, metavar='RANGE',
+                   help="between tiles, as a fraction of the mark's width (.5)")
+    g.add_argument('--jitter', type=float, default=0., metavar='N',
+                   help='how far a tile may stray, as a fraction of the gap (0)')
     g = p.add_argument_group('how it looks')
     g.add_argument('--opacity', type=_numbers, default=.4, metavar='RANGE', help="0 to 1 (.4)")
     g.add_argument('--font', help='a font file, or the name of a font (DejaVu Sans)')
-    g.add_argument('--color', type=_color, default='white', help="a name, '#rrggbb' or R,G,B (white)")
+    g.add_argument('--color', type=_color, default='white',
+                   help="a name, '#rrggbb', R,G,B, or auto: black or white (white)")
     g.add_argument('--stroke', type=float, default=0., metavar='N', help='outline of the text, in font sizes (0)')
     g.add_argument('--stroke_color', type=_color, default='black', metavar='COLOR', help='its colour (black)')
     g.add_argument('--align', default='left', choices=('left','center','right'), help='of several lines (left)')
@@ -64,17 +76,23 @@ def watermark_parser():
     g.add_argument('--direction', choices=('ltr','rtl','ttb'), help='of the text (what the text is)')
     g.add_argument('--layout', default='auto', choices=('auto','basic','raqm'), help='how letters are joined (auto)')
     g = p.add_argument_group('the files')
-    g.add_argument('--quality', type=_quality, default='keep', metavar='keep|N', help="keep the input's JPEG tables, or 1-100 (keep)")
-    g.add_argument('--lossless', action='store_true', help='JPEG: leave all blocks outside the mark exactly as they are; needs jpegtran')
+    g.add_argument('--quality', type=_quality, default='keep', metavar='keep|N',
+                   help="keep the input's JPEG tables, or 1-100 (keep)")
+    g.add_argument('--lossless', action='store_true',
+                   help='JPEG: leave all blocks outside the mark exactly as they are; needs jpegtran')
     g.add_argument('--overwrite', action='store_true', help='stamp again what is already in DST')
-    g.add_argument('--update', action='store_true', help='stamp again what is there with another mark, or of a picture that was edited since')
-    g.add_argument('--strict', action='store_true', help='refuse pictures of which something besides the mark would change')
+    g.add_argument('--update', action='store_true', help='stamp again what is there with another mark, or of a picture '
+                                                         'that was edited since')
+    g.add_argument('--strict', action='store_true', help='refuse pictures of which something besides the mark would '
+                                                         'change')
     g.add_argument('--strip_gps', action='store_true', help='leave out the place where the pictures were taken')
-    g.add_argument('--no_orient', action='store_true', help='do not turn the mark for pictures that EXIF says are shown turned')
+    g.add_argument('--no_orient', action='store_true',
+                   help='do not turn the mark for pictures that EXIF says are shown turned')
     g.add_argument('--flat', action='store_true', help='do not enter the folders inside SRC')
     g = p.add_argument_group('the run')
     g.add_argument('--n_workers', type=int, metavar='N', help='processes (the number of cores)')
-    g.add_argument('--seed', type=_seed, default=0, help="with a picture's place below SRC, decides everything random (0)")
+    g.add_argument('--seed', type=_seed, default=0, help="with a picture's place below SRC, decides everything random "
+                                                         "(0)")
     g.add_argument('--dry_run', action='store_true', help='write nothing; say what would become of every file')
     g.add_argument('--report', metavar='FILE', help='write a line of JSON for every file: what became of it, and why')
     g.add_argument('--quiet', action='store_true', help='no bar and no summary; failures are still named')
@@ -96,7 +114,8 @@ _FILES = ('quality','lossless','overwrite','update','strict','strip_gps','n_work
 def main(argv=None) -> int:
     "The command `fastai-ext-watermark`; returns its exit status"
     stopped = []
-    old = {s:signal.signal(s, lambda *_: stopped.append(True)) for n in ('SIGINT','SIGTERM','SIGHUP') if (s := getattr(signal, n, None)) is not None}
+    old = {s:signal.signal(s, lambda *_: stopped.append(True)) for n in ('SIGINT','SIGTERM','SIGHUP')
+           if (s := getattr(signal, n, None)) is not None}
     try: return _main(sys.argv[1:] if argv is None else argv, stopped)
     except BrokenPipeError: return 1
     finally:
@@ -120,7 +139,9 @@ def _main(argv, stopped):
     except (OSError, ValueError) as e:
         print(f"fastai-ext-watermark: {' '.join(str(e).split())}", file=sys.stderr)
         return 2
-    if run.stopping: print(f"fastai-ext-watermark: interrupted after {run.stamped:,} pictures; run it again to go on", file=sys.stderr)
+    if run.stopping:
+        print(f"fastai-ext-watermark: interrupted after {run.stamped:,} pictures; run it again to go on",
+              file=sys.stderr)
     elif not quiet: print(run)
     if run.stopping: return 130
     return 1 if run.failed or run.behind else 0

@@ -29,7 +29,8 @@ def names_in(
     "The fields of a text. Raises `ValueError` for a name that is none"
     names = tuple(dict.fromkeys(p[2] for p in _parts(text) if not isinstance(p, str)))
     if unknown := [n for n in names if n not in known]:
-        raise ValueError(f"Mark: {{{unknown[0]}}} in {text!r} is no field; there are {', '.join(known)}; for the braces themselves write {{{{{unknown[0]}}}}}")
+        raise ValueError(f"Mark: {{{unknown[0]}}} in {text!r} is no field; there are {', '.join(known)}; for the "
+                         f"braces themselves write {{{{{unknown[0]}}}}}")
     return names
 
 def unescaped(text:str) -> str:
@@ -41,7 +42,9 @@ def fill(
     values:dict|None, # Field name → value; None: each field becomes an x, to try a font with
     who:str='',       # The picture, for the message
 ) -> str:             # With single braces for `{{` and `}}`
-    "The text with its fields filled in. Raises `ValueError` for a field without value or default, and for a format that does not fit"
+    """The text with its fields filled in.
+
+    Raises `ValueError` for a field without value or default, and for a format that does not fit."""
     names_in(text)
     def one(m):
         name,default,fmt = m[2],m[3],m[4]
@@ -49,21 +52,26 @@ def fill(
         value = values.get(name)
         if value in (None,''):
             if default is None:
-                raise ValueError(f"Mark: {who or 'the picture'} does not say its {name}, which {text!r} asks for; give a default, {{{name}|…}}")
+                raise ValueError(f"Mark: {who or 'the picture'} does not say its {name}, which {text!r} asks for; give "
+                                 f"a default, {{{name}|…}}")
             return default
         try: return format(value, fmt or ('%Y-%m-%d' if isinstance(value, datetime) else ''))
-        except ValueError as e: raise ValueError(f"Mark: the format {fmt!r} does not fit the {name} {value!r} of {who or 'the picture'} ({e})") from e
+        except ValueError as e:
+            raise ValueError(f"Mark: the format {fmt!r} does not fit the {name} {value!r} of {who or 'the picture'} "
+                             f"({e})") from e
     return ''.join(p if isinstance(p, str) else one(p) for p in _parts(text))
 
 # %% ../../nbs/vision/fields.ipynb #50d12f3b
 def _said(value):
     "Text of an EXIF or IPTC value: UTF-8 where it is, several parts joined; None where there is nothing"
     if isinstance(value, (list,tuple)): value = next((v for v in value if v), None)
-    if isinstance(value, str): value = value.encode('latin-1', 'ignore') if all(ord(c) < 256 for c in value) else value.encode()
+    if isinstance(value, str):
+        value = value.encode('latin-1', 'ignore') if all(ord(c) < 256 for c in value) else value.encode()
     if not isinstance(value, bytes): return None
     try: text = value.decode()
     except UnicodeDecodeError: text = value.decode('latin-1')
-    return ' / '.join(p.strip() for p in text.split('\0') if p.strip()) or None
+    text = ' / '.join(p.strip() for p in text.split('\0') if p.strip())
+    return ''.join(c if c.isprintable() else ' ' for c in text).strip() or None
 
 def _date(text):
     try: return datetime.strptime(str(text).strip('\0 ')[:19], '%Y:%m:%d %H:%M:%S')
@@ -88,7 +96,8 @@ def picture_fields(
     res |= dict(zip(('height','width') if turned else ('width','height'), im.size, strict=True))
     if not {'artist','copyright','date','camera'} & set(names): return res
     taken = exif.get_ifd(0x8769).get(0x9003)
-    found = dict(artist=_said(exif.get(315)), copyright=_said(exif.get(33432)), camera=_said(exif.get(272)), date=_date(taken) or _date(exif.get(306)))
+    found = dict(artist=_said(exif.get(315)), copyright=_said(exif.get(33432)), camera=_said(exif.get(272)),
+                 date=_date(taken) or _date(exif.get(306)))
     if not (found['artist'] and found['copyright']):
         from PIL import IptcImagePlugin
         iptc = IptcImagePlugin.getiptcinfo(im) if getattr(im, 'format', None) in ('JPEG','TIFF','MPO') else None

@@ -15,7 +15,8 @@ from .files.record import Record, mark_digest
 from .files.whole import is_part
 from .files.jpeg import check_jpegtran
 from .mark import check_mark
-from .workers import Job, Outcome, Pool, heard_warnings, kept_blocks, n_cores, stamp_one, why, work_elsewhere
+from .workers import (Job, Outcome, Pool, heard_warnings, kept_blocks, n_cores, stamp_several, why,
+                                       work_elsewhere)
 
 # %% ../../nbs/vision/folder.ipynb #9ec278ba
 @dataclass
@@ -30,17 +31,20 @@ class Counts:
     left_out:list = field(default_factory=list)  # (relative path, reason) of files that are not stamped
     failed:list = field(default_factory=list)    # (relative path, reason)
     notes:list = field(default_factory=list)     # (relative path, what besides the mark is not as it was)
-    plan:list = field(default_factory=list)      # With `dry_run`, (what would be done, relative path, reason) of every file
+    # With `dry_run`, (what would be done, relative path, reason) of every file
+    plan:list = field(default_factory=list)
 
 class FolderRun(Counts):
     "One run of `stamp_folder`: what it has done so far. True where nothing failed"
-    def __init__(self, src, dst, mark, options=None, recursive=True, dry_run=False, report=None, n_workers=None, executor=None, progress=None, **kwargs):
+    def __init__(self, src, dst, mark, options=None, recursive=True, dry_run=False, report=None, n_workers=None,
+                 executor=None, progress=None, **kwargs):
         "The parameters of `stamp_folder`, which see."
         super().__init__()
         self.src,self.dst = os.path.abspath(os.fspath(src)),os.path.abspath(os.fspath(dst))
         self.mark,self.recursive,self.executor,self.dry_run,self.report = mark,recursive,executor,dry_run,report
         self.options = stamp_options('stamp_folder', options, **kwargs)
-        self.seconds,self.total,self.stopping,self.progress = 0.,None,False,sys.stderr.isatty() if progress is None else progress
+        self.seconds,self.total,self.stopping = 0.,None,False
+        self.progress = sys.stderr.isatty() if progress is None else progress
         self._check(n_workers)
         self.n_workers = n_workers or (getattr(executor, '_max_workers', None) or 16 if executor else n_cores())
         self.digest,self.record,self._report = mark_digest(mark, self.options.settings()),None,None
@@ -51,13 +55,19 @@ class FolderRun(Counts):
         if n_workers is not None and not (isinstance(n_workers, int) and n_workers>0):
             raise ValueError(f"stamp_folder: n_workers={n_workers!r} is not a number of processes; give 1 or more")
         if not callable(getattr(self.mark, 'place', None)): check_mark(self.mark, 'stamp_folder')
-        if type(self.mark).__module__ == '__main__' and not hasattr(sys.modules['__main__'], '__file__') and n_workers != 1:
-            raise ValueError(f"stamp_folder: other processes cannot import {type(self.mark).__name__} from here; move it to a module, or give n_workers=1")
+        if type(self.mark).__module__ == '__main__' and not hasattr(sys.modules['__main__'],
+                                                                    '__file__') and n_workers != 1:
+            raise ValueError(f"stamp_folder: other processes cannot import {type(self.mark).__name__} from here; move "
+                             "it to a module, or give n_workers=1")
         if self.options.lossless and not self.executor: check_jpegtran('stamp_folder')
         if not os.path.exists(src): raise FileNotFoundError(f"stamp_folder: there is no folder {src}")
-        if not os.path.isdir(src): raise NotADirectoryError(f"stamp_folder: {src} is not a folder; for one file there is save_stamped")
-        if _inside(dst, src): raise ValueError(f"stamp_folder: the destination {dst} is, or lies inside, the source {src}; give another folder")
-        if _inside(src, dst): raise ValueError(f"stamp_folder: the source {src} lies inside the destination {dst}; give another folder")
+        if not os.path.isdir(src):
+            raise NotADirectoryError(f"stamp_folder: {src} is not a folder; for one file there is save_stamped")
+        if _inside(dst, src):
+            raise ValueError(f"stamp_folder: the destination {dst} is, or lies inside, the source {src}; give another "
+                             "folder")
+        if _inside(src, dst):
+            raise ValueError(f"stamp_folder: the source {src} lies inside the destination {dst}; give another folder")
 
     def _open_dst(self):
         "Make the destination and try to write into it"
@@ -88,7 +98,8 @@ class FolderRun(Counts):
         "Do it; returns itself"
         first = next((o for o in walk_pictures(self.src, self.recursive) if o[0] != 'other'), None)
         if first is None: raise FileNotFoundError(f"stamp_folder: there are no pictures in {self.src}{self._only()}")
-        if first[:2] == ('failed',''): raise PermissionError(f"stamp_folder: cannot read {self.src}: {first[2].strerror}")
+        if first[:2] == ('failed',''):
+            raise PermissionError(f"stamp_folder: cannot read {self.src}: {first[2].strerror}")
         self.record = Record(self.dst)
         if self.report is not None: self._report = open(self.report, 'w', encoding='utf-8', errors='surrogateescape')
         try:
@@ -101,14 +112,16 @@ class FolderRun(Counts):
     def _only(self):
         "What there is in place of pictures"
         others = list(walk_pictures(self.src, self.recursive))
-        return ''.join(f'; {_printable(rel)}: {reason}' for _,rel,reason in others[:3])+(f'; and {len(others)-3:,} more files' if len(others)>3 else '')
+        more = f'; and {len(others)-3:,} more files' if len(others)>3 else ''
+        return ''.join(f'; {_printable(rel)}: {reason}' for _,rel,reason in others[:3])+more
 
     def _work(self):
         self._open_dst()
         if self.progress: self.total = sum(k=='picture' for k,*_ in walk_pictures(self.src, self.recursive))
         job = Job(self.src, self.dst, self.mark, self.options, self.digest)
         sent = pickle.dumps(job)
-        main = sys.modules['__main__'].__file__ if type(self.mark).__module__ == '__main__' and self.n_workers>1 else None
+        script = type(self.mark).__module__ == '__main__' and self.n_workers>1
+        main = sys.modules['__main__'].__file__ if script else None
         own = not self.executor and self.n_workers>1 and Pool(self.n_workers, sent, main)
         start = time.perf_counter()
         try:
@@ -144,7 +157,8 @@ class FolderRun(Counts):
         if state == 'edited': self.edited.append(rel)
         if state == 'other': self.outdated.append(rel)
         if state == 'unknown': self.unknown += 1
-        reasons = dict(same='', edited='the picture was edited since', other='with another mark or other options', unknown='made by no run that was noted')
+        reasons = dict(same='', edited='the picture was edited since', other='with another mark or other options',
+                       unknown='made by no run that was noted')
         self._note('there', rel, reasons[state])
         return True
 
@@ -172,7 +186,7 @@ class FolderRun(Counts):
 
     def _inline(self, job):
         with heard_warnings(), kept_blocks():
-            for one in self._found(): yield [stamp_one(job, *one)]
+            for outcome in stamp_several(job, self._found()): yield [outcome]
 
     def _parallel(self, own, sent):
         submit = own.submit if own else lambda task: self.executor.submit(work_elsewhere, sent, task)
@@ -207,11 +221,13 @@ class FolderRun(Counts):
                 if self.stopping: return
                 rel = one[0]
                 to = os.path.join(self.dst, rel)
-                if os.path.isfile(to) and known.state(rel, os.path.join(self.src, rel), to, self.digest) == 'same':  # it got that far
+                # it got that far
+                if os.path.isfile(to) and known.state(rel, os.path.join(self.src, rel), to, self.digest) == 'same':
                     yield [Outcome('stamped', rel)]
                     continue
                 try: yield alone.submit([one]).result()
-                except BrokenExecutor: yield [Outcome('failed', rel, 'the process that worked on it died (too little memory?)')]
+                except BrokenExecutor:
+                    yield [Outcome('failed', rel, 'the process that worked on it died (too little memory?)')]
         finally: alone.close()
 
     def _count(self, outcome):
@@ -240,22 +256,30 @@ class FolderRun(Counts):
         self._shown = time.perf_counter()
         n,rate = self.done+self.there,self.done/max(self.seconds, 1e-9)
         left = _clock((self.total-n)/rate) if rate else '?'
-        line = f"{n:,}/{self.total:,}  {100*n//max(1,self.total)}%  {rate:,.1f} pictures/s  {left} left"+(f'  {len(self.failed)} failed' if self.failed else '')
+        line = f"{n:,}/{self.total:,}  {100*n//max(1,self.total)}%  {rate:,.1f} pictures/s  {left} left"
+        if self.failed: line += f'  {len(self.failed)} failed'
         print(f"\r{line:<{self._width}}", end='', file=sys.stderr, flush=True)
         self._width = max(self._width, len(line))
 
     def __repr__(self):
         if self.dry_run: return self._planned()
-        parts = [f'{self.stamped:,} stamped'+(f' in {_clock(self.seconds)} ({self.done/self.seconds:,.0f} pictures/s)' if self.seconds>=2 else '')]
+        parts = [f'{self.stamped:,} stamped'+(f' in {_clock(self.seconds)} ({self.done/self.seconds:,.0f} pictures/s)'
+                                              if self.seconds>=2 else '')]
         if self.there: parts.append(f'{self.there:,} already there')
         if self.unmarked: parts.append(f'{self.unmarked:,} copied without a mark, which had no room')
-        if self.left_out: parts.append(f'{len(self.left_out):,} other {"file" if len(self.left_out)==1 else "files"} left out')
+        if self.left_out:
+            parts.append(f'{len(self.left_out):,} other {"file" if len(self.left_out)==1 else "files"} left out')
         if self.failed: parts.append(f'{len(self.failed):,} failed (named above)')
         lines = [', '.join(parts)]
-        if self.outdated: lines.append(f'{len(self.outdated):,} of those already there have another mark or were made with other options')
-        if self.edited: lines.append(f'{len(self.edited):,} of those already there are of a picture that was edited since')
+        if self.outdated:
+            lines.append(f'{len(self.outdated):,} of those already there have another mark or were made with other '
+                         'options')
+        if self.edited:
+            lines.append(f'{len(self.edited):,} of those already there are of a picture that was edited since')
         if self.behind: lines.append('  update=True (--update) stamps these again, overwrite=True (--overwrite) all')
-        if self.unknown: lines.append(f'{self.unknown:,} of those already there were made by no run that was noted; overwrite=True (--overwrite) replaces them')
+        if self.unknown:
+            lines.append(f'{self.unknown:,} of those already there were made by no run that was noted; overwrite=True '
+                         '(--overwrite) replaces them')
         lines += _listed('left out', self.left_out)
         changed = dict.fromkeys(line for _,line in self.notes)
         lines += [f'{sum(line == o for _,o in self.notes):,} × {line}' for line in list(changed)[:20]]
@@ -274,8 +298,10 @@ def _listed(title, pairs, n=20):
     more = [f'  … and {len(pairs)-n:,} more'] if len(pairs)>n else []
     return [f'{title}:', *(f'  {_printable(rel)}: {reason}' for rel,reason in pairs[:n]), *more]
 
-def _clock(s): return f'{int(s+.5)//60}:{int(s+.5)%60:02d}' if s<3600 else f'{int(s)//3600}:{int(s)%3600//60:02d}:{int(s)%60:02d}'
-def _printable(path): return ''.join(c if c.isprintable() else c.encode('unicode_escape', 'surrogatepass').decode() for c in path)
+def _clock(s):
+    return f'{int(s+.5)//60}:{int(s+.5)%60:02d}' if s<3600 else f'{int(s)//3600}:{int(s)%3600//60:02d}:{int(s)%60:02d}'
+def _printable(path):
+    return ''.join(c if c.isprintable() else c.encode('unicode_escape', 'surrogatepass').decode() for c in path)
 
 def _inside(path, folder):
     "Whether `path`, which need not exist, is `folder` or lies below it, through links too"
@@ -287,7 +313,9 @@ def _inside(path, folder):
         path = up
 
 def _sweep(folder, age=3600):
-    "Remove what a run that was killed outright, or lost its power, left behind in `folder` over an hour ago. Whether nothing at all is there"
+    """Remove what a run that was killed outright, or lost its power, left behind in `folder` over an hour ago.
+
+    Whether nothing at all is there."""
     n = 0
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for n,e in enumerate(os.scandir(folder), 1):  # noqa: B007
@@ -311,5 +339,7 @@ def stamp_folder(
     progress:bool=None,    # Show a bar; None shows it in a terminal
     **kwargs               # Single options of a `StampOptions`, by name
 ) -> FolderRun:            # Its attributes are those of `Counts`: `stamped`, `there`, `failed` …
-    "Stamp every picture below `src` into the same place below `dst`; bad ones are named. Raises `OSError` and `ValueError` where nothing can be done"
+    """Stamp every picture below `src` into the same place below `dst`; bad ones are named.
+
+    Raises `OSError` and `ValueError` where nothing can be done."""
     return FolderRun(src, dst, mark, options, recursive, dry_run, report, n_workers, executor, progress, **kwargs).run()

@@ -11,7 +11,8 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from .chance import choose, is_range, uniforms, within
 from .fields import fill, names_in, unescaped
-from .patch import Logo, Patch, check_text, drawn, logo_layers, logo_pixels, rgb, text_layers, text_masks, text_size
+from .patch import (Logo, Patch, check_text, drawn, logo_layers, logo_pixels, rgb, text_layers,
+                                     text_masks, text_size)
 from .placement import Placement, coloured_tiles, detail, readable
 
 # %% ../../nbs/vision/mark.ipynb #d2fcd917
@@ -26,7 +27,8 @@ def _number(name, v, lo, hi, example, unit=''):
     try: fs = tuple(float(o) for o in vs)
     except (TypeError, ValueError): fs = ()
     if len(fs) not in (1,2) or not all(lo<=o<=hi for o in fs) or fs[0]>fs[-1]:
-        raise ValueError(f"Mark: {name}={v!r} is not a number{unit} from {lo:g} to {hi:g} or a (low, high) pair of them; for example {name}={example}")
+        raise ValueError(f"Mark: {name}={v!r} is not a number{unit} from {lo:g} to {hi:g} or a (low, high) pair of "
+                         f"them; for example {name}={example}")
     return fs if len(fs)==2 else fs[0]
 
 def _one_of(name, v, allowed):
@@ -37,9 +39,12 @@ def _pos(pos):
     "`pos` checked: a name, a list of names, or a pair of numbers or ranges"
     names = (*_ANCHORS, 'random', 'tile', 'quiet')
     if isinstance(pos, str) and pos in names: return pos
-    if isinstance(pos, (list,tuple)) and pos and all(isinstance(p, str) and p in _ANCHORS for p in pos): return tuple(pos)
-    if isinstance(pos, tuple) and len(pos)==2 and not any(isinstance(p, str) for p in pos): return tuple(_number('pos', p, -10, 10, '(.5,.9)') for p in pos)
-    raise ValueError(f"Mark: pos={pos!r} is not a place; give one of {', '.join(names)}, a list such as ['tl','br'], or a pair (x,y) of fractions")
+    if isinstance(pos, (list,tuple)) and pos and all(isinstance(p, str) and p in _ANCHORS for p in pos):
+        return tuple(pos)
+    if isinstance(pos, tuple) and len(pos)==2 and not any(isinstance(p, str) for p in pos):
+        return tuple(_number('pos', p, -10, 10, '(.5,.9)') for p in pos)
+    raise ValueError(f"Mark: pos={pos!r} is not a place; give one of {', '.join(names)}, a list such as ['tl','br'], "
+                     "or a pair (x,y) of fractions")
 
 def check_mark(
     mark, # What somebody gave for a mark
@@ -48,7 +53,8 @@ def check_mark(
     "Raises `ValueError` for what is neither a `Mark`, a `MarkSampler` nor something with their `place`"
     if callable(getattr(mark, 'place', None)): return mark
     if type(mark).__module__.startswith('fastcore'):
-        raise ValueError(f"{who}: this Mark is the <mark> of fastcore, which `from fastai.… import *` brings; import fastai_ext after fastai, "
+        raise ValueError(f"{who}: this Mark is the <mark> of fastcore, which `from fastai.… import *` brings; import "
+                         "fastai_ext after fastai, "
                          "or from fastai_ext.vision.mark import Mark")
     hint = f"; write Mark({mark!r}) or text={mark!r}" if isinstance(mark, str) else '; give a Mark or a MarkSampler'
     raise ValueError(f"{who}: mark={mark!r} is no mark{hint}")
@@ -81,14 +87,16 @@ class MarkSpec:
     def ink(self):
         "What decides how the mark looks before it is scaled and turned"
         if self.logo is not None: return (self.logo,)
-        return (self.text, self.font, self.color, self.stroke, self.stroke_color, self.align, self.spacing, self.direction, self.layout)
+        return (self.text, self.font, self.color, self.stroke, self.stroke_color, self.align, self.spacing,
+                self.direction, self.layout)
 
     @property
     def is_random(self):
         "Whether chance has a part in where the mark goes or how it looks"
         places = isinstance(self.pos, tuple) and (isinstance(self.pos[0], str) or any(map(is_range, self.pos)))
         strays = self.pos == 'tile' and self.jitter > 0
-        return self.pos == 'random' or places or strays or any(is_range(v) for v in (self.size, self.margin, self.opacity, self.rotate, self.gap))
+        ranges = any(map(is_range, (self.size, self.margin, self.opacity, self.rotate, self.gap)))
+        return self.pos == 'random' or places or strays or ranges
 
 @dataclass
 class Kept:
@@ -100,11 +108,11 @@ class Kept:
 class Mark(MarkSpec):
     "What a watermark looks like and where it goes; a pair (low, high) in place of a number means random between them"
     def __init__(self,
-        text:str=None,         # What to write; new lines make several; {artist}, {date:%Y}, {name|default} … are filled from the picture. Either this or `logo`
-        logo=None,             # A path or a Pillow picture, its alpha respected
-        pos='br',              # 'tl','t','tr','l','c','r','bl','b','br', a list of these, (x,y) fractions of the free room, 'random', 'tile' or 'quiet' (least detail)
-        size=.25,              # Of the mark before it is turned, as a fraction of `rel`, up to 4; pixels with rel='pixels'
-        rel:str='width',       # 'width' to width, 'height' to height, 'short': the mark's longer side to the picture's shorter; or 'pixels' of width
+        text:str=None,         # What to write; {artist}, {date:%Y}, {name|default} … are filled from the picture
+        logo=None,             # In place of `text`: a path or a Pillow picture, its alpha respected
+        pos='br',              # 'tl' to 'br', a list of places, (x,y) fractions, 'random', 'tile' or 'quiet'
+        size=.25,              # Of the mark before it is turned, as a fraction of `rel`, up to 4, or in pixels
+        rel:str='width',       # What `size` means: 'width', 'height', 'short' or 'pixels'
         margin=.02,            # Room to the picture's edges, as a fraction of its short side, 0 to .45
         opacity=.4,            # 0 (nothing) to 1 (the mark's own colours)
         rotate=0.,             # Degrees counter-clockwise, -360 to 360
@@ -112,7 +120,7 @@ class Mark(MarkSpec):
         gap=.5,                # Between tiles, as a fraction of the mark's width, 0 to 10
         jitter:float=0.,       # How far a tile may stray, as a fraction of the gap, 0 to 1
         font:str=None,         # A path to a font file, a font's name, or None for DejaVu Sans
-        color='white',         # Of the text: a name, '#rrggbb', (r,g,b), or 'auto': black or white, by what lies under it
+        color='white',         # Of the text: a name, '#rrggbb', (r,g,b), or 'auto': black or white
         stroke:float=0.,       # Outline of the text, in font sizes, 0 to 1
         stroke_color='black',  # Of the outline
         align:str='left',      # Lines: 'left', 'center' or 'right'
@@ -120,24 +128,38 @@ class Mark(MarkSpec):
         direction:str=None,    # 'ltr', 'rtl', 'ttb', or None for what the text is
         layout:str='auto',     # 'auto', 'basic' or 'raqm' (Arabic, Indic and other joined scripts need raqm)
     ):
-        "Raises `ValueError`, with the fix, for whatever cannot be drawn; a `Mark` does not change afterwards: see `Mark.new`."
-        if (text is None) == (logo is None): raise ValueError(f"Mark: give either text= or logo=, {'not both' if logo is not None else 'one of them'}")
+        """Raises `ValueError`, with the fix, for whatever cannot be drawn.
+
+        A `Mark` does not change afterwards: see `Mark.new`. New lines in `text` make several lines. `pos` is one of
+        'tl', 't', 'tr', 'l', 'c', 'r', 'bl', 'b', 'br', a list of these, (x,y) fractions of the free room, 'random',
+        'tile' or 'quiet', where there is least detail. `rel='width'` measures width by width, 'height' height by
+        height, 'short' the mark's longer side by the picture's shorter, and 'pixels' the width in pixels.
+        `color='auto'` is black or white, whichever can be read on what lies under it."""
+        if (text is None) == (logo is None):
+            raise ValueError(f"Mark: give either text= or logo=, {'not both' if logo is not None else 'one of them'}")
         if rel != 'pixels' and not isinstance(size, (tuple,str)) and isinstance(size, (int,float)) and size > 4:
-            raise ValueError(f"Mark: size={size!r} is a fraction of the picture's {rel}, at most 4; for {size!r} pixels give rel='pixels'")
+            raise ValueError(f"Mark: size={size!r} is a fraction of the picture's {rel}, at most 4; for {size!r} "
+                             "pixels give rel='pixels'")
         most = 4 if rel != 'pixels' else 100_000
         for n,v in dict(jitter=jitter, stroke=stroke, spacing=spacing).items():
             if isinstance(v, tuple): raise ValueError(f"Mark: {n}={v!r} cannot be a range; give one number")
+        if isinstance(text, str): text = text.replace('\r\n', '\n')
         super().__init__(text=text, logo=logo if logo is None or isinstance(logo, Logo) else Logo(logo), pos=_pos(pos),
             size=_number('size', size, 1e-4, most, .25 if most == 4 else 40), rel=_one_of('rel', rel, _RELS),
             margin=_number('margin', margin, 0, .45, .02), opacity=_number('opacity', opacity, 0, 1, .4),
-            rotate=_number('rotate', rotate, -360, 360, 30, ' of degrees'), fit=_one_of('fit', fit, _FITS), gap=_number('gap', gap, 0, 10, .5),
-            jitter=_number('jitter', jitter, 0, 1, .5), font=None if font is None else str(font), color=color if color == 'auto' else rgb(color),
-            stroke=_number('stroke', stroke, 0, 1, .05), stroke_color=rgb(stroke_color), align=_one_of('align', align, ('left','center','right')),
-            spacing=_number('spacing', spacing, -1, 10, .2), direction=_one_of('direction', direction, (None,'ltr','rtl','ttb')),
+            rotate=_number('rotate', rotate, -360, 360, 30, ' of degrees'), fit=_one_of('fit', fit, _FITS),
+            gap=_number('gap', gap, 0, 10, .5),
+            jitter=_number('jitter', jitter, 0, 1, .5), font=None if font is None else str(font),
+            color=color if color == 'auto' else rgb(color),
+            stroke=_number('stroke', stroke, 0, 1, .05), stroke_color=rgb(stroke_color),
+            align=_one_of('align', align, ('left','center','right')),
+            spacing=_number('spacing', spacing, -1, 10, .2),
+            direction=_one_of('direction', direction, (None,'ltr','rtl','ttb')),
             layout=_one_of('layout', layout, ('auto','basic','raqm')))
         if text is not None: check_text(fill(text, None), self.font, layout)
 
-    def __setattr__(self, n, v): raise AttributeError(f"Mark: a mark does not change; mark.new({n}={v!r}) makes another")
+    def __setattr__(self, n, v):
+        raise AttributeError(f"Mark: a mark does not change; mark.new({n}={v!r}) makes another")
     def __eq__(self, o): return isinstance(o, Mark) and self._args == o._args
     def __hash__(self): return self._hash
     def __getstate__(self): return self._args
@@ -184,7 +206,9 @@ class Mark(MarkSpec):
         logo=None,     # A path or a Pillow picture
         **kwargs,      # Other arguments of `Mark`, in place of those of the preset
     ):                 # A `Mark`
-        """A mark that is hard to remove: tiles, outlined and strong, that vary from picture to picture. Give a seed of your own where you stamp, and keep it.
+        """A mark that is hard to remove: tiles, outlined and strong, that vary from picture to picture.
+
+        Give a seed of your own where you stamp, and keep it secret: who knows it can work out where each mark lies.
 
         The guide on hard watermarks measures it against a trained network and against an attack with many pictures."""
         preset = dict(size=(.3,.5), opacity=(.6,.9), pos='tile', rotate=(-40,40), jitter=1, gap=(.3,.6), stroke=.06)
@@ -209,7 +233,9 @@ class Mark(MarkSpec):
         values:dict, # Field name → value, from `picture_fields`
         who:str='',  # The picture, for the message
     ):               # A `Mark` without fields; this one where it has none
-        "This mark with the fields of its text filled in. Raises `ValueError` for a field that the picture lacks and that has no default"
+        """This mark with the fields of its text filled in.
+
+        Raises `ValueError` for a field that the picture lacks and that has no default."""
         if not self.fields: return self
         return self.new(text=fill(self.text, values, who).replace('{', '{{').replace('}', '}}'))
 
@@ -222,20 +248,24 @@ class Mark(MarkSpec):
         "The pixels of this mark, kept for the next call"
         key,kept = (px,angle,opacity,tone),self._kept  # a sampler's thousand marks keep none
         if kept and kept.last_key == key: return kept.last
-        patch = drawn.get((self._ink, px, self._axis, angle, tone), lambda: self._turned(px, angle, tone), lambda p: p.n_bytes).faded(opacity)
+        patch = drawn.get((self._ink, px, self._axis, angle, tone), lambda: self._turned(px, angle, tone),
+                          lambda p: p.n_bytes).faded(opacity)
         if kept: kept.last_key,kept.last = key,patch
         return patch
 
     def _turned(self, px, angle, tone):
-        layers = drawn.get((self._ink, px, self._axis), lambda: self._flat(px), lambda v: sum(len(m.getbands())*m.width*m.height for m in v if m)+2000)
+        layers = drawn.get((self._ink, px, self._axis), lambda: self._flat(px),
+                           lambda v: sum(len(m.getbands())*m.width*m.height for m in v if m)+2000)
         if self.logo is not None: return Patch(*logo_layers(layers[0], angle))
         if self.color != 'auto': return Patch(*text_layers(layers, angle, self.color, self.stroke_color))
-        return Patch(*text_layers(layers, angle, rgb(tone), rgb('black' if tone == 'white' else 'white')))  # an outline in the other tone
+        # an outline in the other tone
+        return Patch(*text_layers(layers, angle, rgb(tone), rgb('black' if tone == 'white' else 'white')))
 
     def _flat(self, px):
         "What is drawn before it is turned"
         if self.logo is not None: return (logo_pixels(self.logo, px, self._axis),)
-        return text_masks(self._words, px, self._axis, self.font, self.stroke, self.align, self.spacing, self.direction, self.layout)
+        return text_masks(self._words, px, self._axis, self.font, self.stroke, self.align, self.spacing, self.direction,
+                          self.layout)
 
     def place(self,
         size:tuple,  # (width, height) of the picture, pixels
@@ -244,10 +274,13 @@ class Mark(MarkSpec):
         split=0,     # 0 for training, 1 for validation; a `MarkSampler` keeps their logos apart
         look=None,   # The picture in small, from `glance`; without it 'quiet' is the first corner and 'auto' is white
     ):
-        """The `Placement` of this mark on a picture of `size`; equal arguments give equal pixels, on every machine and in every process.
+        """The `Placement` of this mark on a picture of `size`.
 
+        Equal arguments give equal pixels, on every machine and in every process.
         Raises `ValueError` where `text` has fields still to be filled: see `filled`."""
-        if self.fields: raise ValueError(f"Mark: {self.text!r} has the field {{{self.fields[0]}}}; fill it first, mark.filled(picture_fields(…)), as stamp and save_stamped do")
+        if self.fields:
+            raise ValueError(f"Mark: {self.text!r} has the field {{{self.fields[0]}}}; fill it first, "
+                             "mark.filled(picture_fields(…)), as stamp and save_stamped do")
         if not self._steady or self._kept is None: return self._place(size, seed, key, look)
         places = self._kept.places  # nothing is random: the last few sizes are kept
         if size not in places:
@@ -305,7 +338,8 @@ class Mark(MarkSpec):
         raise self._too_large(tuple(math.ceil(n) for n in need), room)
 
     def _too_large(self, need, room):
-        return ValueError(f"Mark: at {need[0]}x{need[1]} pixels the mark does not fit into {room[0]}x{room[1]}; give a smaller size=, or fit='shrink'")
+        return ValueError(f"Mark: at {need[0]}x{need[1]} pixels the mark does not fit into {room[0]}x{room[1]}; give a "
+                          "smaller size=, or fit='shrink'")
 
     def _tile(self, size, px, angle, opacity, gap, key, look):
         "Tiles all over the picture, every second row moved by half a step"
@@ -313,8 +347,11 @@ class Mark(MarkSpec):
         (W,H),(w,h) = size,patch.size
         g = math.floor(gap*w+.5)
         sx,sy,stray = w+g,h+g,math.floor(self.jitter*g/2)
-        if (W/sx+2)*(H/sy+2) > 100_000: raise ValueError(f"Mark: pos='tile' would need over 100,000 marks of {w}x{h} pixels; give a larger size= or gap=")
-        xy = [(x,y) for i,y in enumerate(range(g//2-sy, H+stray, sy)) for x in range(g//2-sx-(i%2)*(sx//2), W+stray, sx)]
+        if (W/sx+2)*(H/sy+2) > 100_000:
+            raise ValueError(f"Mark: pos='tile' would need over 100,000 marks of {w}x{h} pixels; give a larger size= "
+                             "or gap=")
+        xy = [(x,y) for i,y in enumerate(range(g//2-sy, H+stray, sy))
+              for x in range(g//2-sx-(i%2)*(sx//2), W+stray, sx)]
         if stray:
             rng = random.Random(uniforms(key, 'tile')[0])
             xy = [(x+rng.randint(-stray,stray), y+rng.randint(-stray,stray)) for x,y in xy]

@@ -20,7 +20,8 @@ from .stamp import stamp
 # %% ../../nbs/vision/pairs.ipynb #a4680ca3
 class WatermarkPair(Watermark):
     "Turn items of two equal pictures into (marked, clean) pairs; give a `mark` or a `Mark`'s own arguments"
-    order = Watermark.order  # after fastai's picture transforms, which treat both pictures alike; before pictures become tensors
+    # after fastai's picture transforms, which treat both pictures alike; before pictures become tensors
+    order = Watermark.order
 
     @delegates(Mark.__init__)
     def __init__(self,
@@ -30,18 +31,25 @@ class WatermarkPair(Watermark):
         alpha:bool=False,  # Add the mark's exact opacity as a third part, a mask of 0-255
         **kwargs
     ):
-        "Raises `ValueError` for a `p` outside 0-1, for both or neither of `mark` and a `Mark`'s arguments, and for items that are not two equal pictures."
+        """Raises `ValueError` for a `p` outside 0-1 and for both or neither of `mark` and a `Mark`'s arguments.
+
+        When called, it raises `ValueError` for items that are not two equal pictures."""
         super().__init__(mark, p, seed, valid=True, **kwargs)
         self.alpha = alpha
 
     def __call__(self, b, split_idx=None, **kwargs):
-        "(marked, clean) or (marked, clean, alpha) for the item `b`; a single picture of `test_dl` or `predict` stays as it is"
+        """(marked, clean) or (marked, clean, alpha) for the item `b`.
+
+        A single picture of `test_dl` or `predict` stays as it is."""
         if split_idx == 1 and (type(b) is not tuple or len(b) == 1): return b
         if type(b) is not tuple or len(b) != 2 or not all(isinstance(o, PILImage) for o in b):
             what = ', '.join(type(o).__name__ for o in b) if type(b) is tuple else type(b).__name__
-            raise ValueError(f"WatermarkPair: an item is ({what}) and not two pictures; give blocks=(ImageBlock, ImageBlock)")
+            raise ValueError(f"WatermarkPair: an item is ({what}) and not two pictures; give blocks=(ImageBlock, "
+                             "ImageBlock)")
         x,y = b
-        if x.size != y.size: raise ValueError(f"WatermarkPair: the two pictures are {x.size} and {y.size} pixels large; give both the same file and transforms")
+        if x.size != y.size:
+            raise ValueError(f"WatermarkPair: the two pictures are {x.size} and {y.size} pixels large; give both the "
+                             "same file and transforms")
         self.before_call(b, split_idx)
         p = self._placement(picture_key(x), x.size, lambda: glance(x))
         if p is not None: x = stamp(x, p, orient=False)
@@ -55,10 +63,13 @@ class WatermarkPair(Watermark):
 
 # %% ../../nbs/vision/pairs.ipynb #4875271b
 @dispatch
-def show_batch(x:TensorImage, y:tuple[TensorImage,TensorMask], samples, ctxs=None, max_n=10, nrows=None, ncols=None, figsize=None, **kwargs):
+def show_batch(x:TensorImage, y:tuple[TensorImage,TensorMask], samples, ctxs=None, max_n=10, nrows=None, ncols=None,
+               figsize=None, **kwargs):
     "Show the marked picture, the clean one and the mark's opacity, as `WatermarkPair(alpha=True)` gives them"
     n = min(len(samples), max_n)
-    if ctxs is None: ctxs = get_grid(3*n, nrows=nrows or n, ncols=ncols or 3, figsize=figsize or (9,3*n), title='marked / clean / opacity')
+    if ctxs is None:
+        ctxs = get_grid(3*n, nrows=nrows or n, ncols=ncols or 3, figsize=figsize or (9,3*n),
+                        title='marked / clean / opacity')
     for i,(s,a) in enumerate(zip(samples[:n], y[1])):
         for o,c in zip(s[:2], ctxs[3*i:]): o.show(ctx=c, **kwargs)
         show_image(a.float().cpu(), ctx=ctxs[3*i+2], cmap='gray', vmin=0, vmax=255)

@@ -6,7 +6,6 @@
 __all__ = ['shown', 'Placement', 'glance', 'detail', 'readable', 'coloured_tiles', 'place_on']
 
 # %% ../../nbs/vision/placement.ipynb #550d6c2c
-import numpy as np
 from PIL import Image
 from .patch import Patch
 
@@ -21,7 +20,8 @@ class Placement:
         self.size,self.patch,self.xy = size,patch,xy
     def __bool__(self): return bool(self.xy) and self.patch.opacity>0
     def __repr__(self):
-        return f"Placement(size={self.size}, patch={self.patch and self.patch.size}, xy={self.xy if len(self.xy)<4 else f'{len(self.xy)} corners'})"
+        xy = self.xy if len(self.xy)<4 else f'{len(self.xy)} corners'
+        return f"Placement(size={self.size}, patch={self.patch and self.patch.size}, xy={xy})"
 
     def pieces(self):
         "For each corner what is inside the picture: (its box in the picture, its box in the patch)"
@@ -76,10 +76,13 @@ def glance(
     return grey.transpose(shown[orientation]) if orientation in shown else grey
 
 _T = Image.Transpose
-shown = {2:_T.FLIP_LEFT_RIGHT, 3:_T.ROTATE_180, 4:_T.FLIP_TOP_BOTTOM, 5:_T.TRANSPOSE, 6:_T.ROTATE_270, 7:_T.TRANSVERSE, 8:_T.ROTATE_90}  # stored to shown
+# stored to shown
+shown = {2:_T.FLIP_LEFT_RIGHT, 3:_T.ROTATE_180, 4:_T.FLIP_TOP_BOTTOM, 5:_T.TRANSPOSE, 6:_T.ROTATE_270, 7:_T.TRANSVERSE,
+         8:_T.ROTATE_90}
 
 def _window(look, box, size):
     "The part of `look` that shows the `box` of a picture of `size`, as floats 0 to 1, at least one pixel"
+    import numpy as np
     fx,fy = look.width/size[0],look.height/size[1]
     l,t = min(int(box[0]*fx), look.width-1),min(int(box[1]*fy), look.height-1)
     r,b = max(l+1, min(look.width, round(box[2]*fx))),max(t+1, min(look.height, round(box[3]*fy)))
@@ -91,6 +94,7 @@ def detail(
     size:tuple,       # (width, height) of the picture, pixels
 ) -> float:
     "How much is going on in a box: the mean absolute difference of neighbouring pixels, 0 to 1"
+    import numpy as np
     w = _window(look, box, size)
     steps = [np.abs(np.diff(w, axis=a)).mean() for a in (0,1) if w.shape[a] > 1]
     return float(sum(steps)/len(steps)) if steps else 0.
@@ -101,6 +105,7 @@ def readable(
     size:tuple,       # (width, height) of the picture, pixels
 ) -> str:
     "'white' or 'black', whichever has the higher contrast against what lies under the mark"
+    import numpy as np
     w = _window(look, box, size)
     linear = np.where(w <= .04045, w/12.92, ((w+.055)/1.055)**2.4)
     return 'black' if float(linear.mean()) > _EVEN else 'white'

@@ -20,15 +20,19 @@ def random_texts(
 ) -> list:
     "`n` different texts of the kind found in watermarks: names, © and years, web addresses"
     rng = random.Random(f'texts/{seed}')
-    name = lambda: ''.join(rng.choice('bcdfghklmnprstvz')+rng.choice('aeiou') for _ in range(rng.randint(2,4)))+rng.choice(('','n','s','r'))
-    kinds = (lambda: name().title(), lambda: f'© {name().title()}', lambda: f'© {rng.randint(1990,2030)} {name().title()}', lambda: f'www.{name()}.com',
+    name = lambda: ''.join(rng.choice('bcdfghklmnprstvz')+rng.choice('aeiou')
+                           for _ in range(rng.randint(2,4)))+rng.choice(('','n','s','r'))
+    kinds = (lambda: name().title(), lambda: f'© {name().title()}',
+             lambda: f'© {rng.randint(1990,2030)} {name().title()}', lambda: f'www.{name()}.com',
              lambda: name().upper(), lambda: f'{name().title()} {name().title()}', lambda: f'{name()}\nphoto')
     res = {}
     while len(res)<n: res[rng.choice(kinds)()] = True
     return list(res)
 
 class MarkSampler:
-    "Random marks: for each picture one of `texts` or `logos`, with a `Mark`'s other arguments; training and validation share no logo"
+    """Random marks: for each picture one of `texts` or `logos`, with a `Mark`'s other arguments.
+
+    Training and validation share no logo."""
     def __init__(self,
         texts=None,            # A list of texts, or how many random ones to make
         logos=None,            # A list of paths or Pillow pictures, or a folder of pictures
@@ -40,22 +44,31 @@ class MarkSampler:
     ):
         "Raises `ValueError` for what a `Mark` would not accept, and for logos that cannot be split."
         if not texts and not logos: raise ValueError("MarkSampler: give texts=, logos= or both")
-        if not 0<=valid_pct<1: raise ValueError(f"MarkSampler: valid_pct={valid_pct} is not a part; give a number from 0 to below 1")
-        if isinstance(texts, str): raise ValueError(f"MarkSampler: texts={texts!r} is one text; give a list of them, or how many random ones to make")
+        if not 0<=valid_pct<1:
+            raise ValueError(f"MarkSampler: valid_pct={valid_pct} is not a part; give a number from 0 to below 1")
+        if isinstance(texts, str):
+            raise ValueError(f"MarkSampler: texts={texts!r} is one text; give a list of them, or how many random ones "
+                             "to make")
         for one,many in (('font','fonts'),('color','colors')):
-            if isinstance(kwargs.get(one), list): raise ValueError(f"MarkSampler: {one}= is one for all texts; for a list of them there is {many}=")
+            if isinstance(kwargs.get(one), list):
+                raise ValueError(f"MarkSampler: {one}= is one for all texts; for a list of them there is {many}=")
         self.texts = random_texts(texts, split_seed) if isinstance(texts, int) else list(texts or ())
         font,color = kwargs.pop('font', None),kwargs.pop('color', 'white')
-        self.fonts,self.colors,self.kwargs,self._marks,self._first = list(fonts or (font,)),list(colors or (color,)),kwargs,{},None
+        self.fonts,self.colors,self.kwargs = list(fonts or (font,)),list(colors or (color,)),kwargs
+        self._marks,self._first = {},None
         if isinstance(logos, (str,Path)):
-            if not Path(logos).is_dir(): raise ValueError(f"MarkSampler: logos={str(logos)!r} is not a folder; give a folder, or a list of pictures")
+            if not Path(logos).is_dir():
+                raise ValueError(f"MarkSampler: logos={str(logos)!r} is not a folder; give a folder, or a list of "
+                                 "pictures")
             ext = {e for e,f in Image.registered_extensions().items() if f in Image.OPEN}
             logos = sorted(p for p in Path(logos).iterdir() if p.suffix.lower() in ext)
-        logos = sorted(dict.fromkeys(Logo(o) if not isinstance(o, Logo) else o for o in logos or ()), key=lambda o: o.digest)
+        logos = sorted(dict.fromkeys(Logo(o) if not isinstance(o, Logo) else o for o in logos or ()),
+                       key=lambda o: o.digest)
         random.Random(f'split/{split_seed}').shuffle(logos)
         n_valid = 0 if not valid_pct else min(max(1, round(valid_pct*len(logos))), len(logos)-1)
         if logos and valid_pct and len(logos)<2:
-            raise ValueError("MarkSampler: one logo cannot be split between training and validation; give two different ones, or valid_pct=0 to share it")
+            raise ValueError("MarkSampler: one logo cannot be split between training and validation; give two "
+                             "different ones, or valid_pct=0 to share it")
         self.logos = (logos[n_valid:], logos[:n_valid]) if n_valid else (logos, logos)
         for t in self.texts:
             for f in self.fonts: check_text(t, f, kwargs.get('layout', 'auto'))
@@ -66,7 +79,9 @@ class MarkSampler:
 
     def __getstate__(self): return {**self.__dict__, '_marks':{}}
     def __repr__(self):
-        return f"MarkSampler({len(self.texts)} texts, {len(self.logos[0])} logos for training, {len(self.logos[1])} for validation, {self.kwargs})"
+        train,valid = map(len, self.logos)
+        logos = f'{train} logos for training, {valid} for validation'
+        return f"MarkSampler({len(self.texts)} texts, {logos}, {self.kwargs})"
 
     def _mark(self, text, logo, font, color):
         key = text,logo,font,color
@@ -75,7 +90,8 @@ class MarkSampler:
             if self._first is None: self._first = Mark(text, logo, font=font, color=color, **self.kwargs)
             # texts, fonts and colours were checked once, in the first process
             ink = color if color == 'auto' else rgb(color)
-            self._marks[key] = self._first.unchecked(text=text, logo=logo, font=None if font is None else str(font), color=ink)
+            self._marks[key] = self._first.unchecked(text=text, logo=logo, font=None if font is None else str(font),
+                                                     color=ink)
         return self._marks[key]
 
     def choose(self,

@@ -10,13 +10,18 @@ import os
 from functools import cache
 
 # %% ../../../nbs/vision/files/find.ipynb #35f9c017
-PICTURES = frozenset('''.jpg .jpeg .jpe .jfif .mpo .png .apng .gif .webp .tif .tiff .bmp .dib .avif .avifs .jp2 .j2k .j2c .jpc .jpf .jpx .ppm .pgm .pbm
-    .pnm .pfm .tga .icb .vda .vst .dds .ico .icns .qoi .pcx .sgi .rgb .rgba .bw .im'''.split())
+PICTURES = frozenset('''.jpg .jpeg .jpe .jfif .mpo .png .apng .gif .webp .tif .tiff .bmp .dib .avif .avifs .jp2 .j2k
+    .j2c .jpc .jpf .jpx .ppm .pgm .pbm .pnm .pfm .tga .icb .vda .vst .dds .ico .icns .qoi .pcx .sgi .rgb .rgba .bw
+    .im'''.split())
 HEIF = frozenset('.heic .heif .heics .heifs .hif'.split())
-_RAW = frozenset('.3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl .sr2 .srf .srw .x3f'.split())
-_READ_ONLY = frozenset('.blp .cur .dcx .eps .fit .fits .flc .fli .ftc .ftu .gbr .msp .pcd .ps .psb .psd .pxr .ras .wmf .emf .xbm .xpm'.split())
-_OTHER = {'.svg':'SVG draws with lines, not pixels', '.pdf':'PDF is a document', '.jxl':'Pillow does not read JPEG XL', '.xcf':'Pillow does not read it'}
-_STARTS = ((b'\xff\xd8\xff','JPEG'), (b'\x89PNG\r\n\x1a\n','PNG'), (b'GIF8','GIF'), (b'II*\0','TIFF'), (b'MM\0*','TIFF'), (b'BM','BMP'), (b'qoif','QOI'))
+_RAW = frozenset('.3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 '
+                 '.rwl .sr2 .srf .srw .x3f'.split())
+_READ_ONLY = frozenset('.blp .cur .dcx .eps .fit .fits .flc .fli .ftc .ftu .gbr .msp .pcd .ps .psb .psd .pxr .ras .wmf '
+                       '.emf .xbm .xpm'.split())
+_OTHER = {'.svg':'SVG draws with lines, not pixels', '.pdf':'PDF is a document', '.jxl':'Pillow does not read JPEG XL',
+          '.xcf':'Pillow does not read it'}
+_STARTS = ((b'\xff\xd8\xff','JPEG'), (b'\x89PNG\r\n\x1a\n','PNG'), (b'GIF8','GIF'), (b'II*\0','TIFF'),
+           (b'MM\0*','TIFF'), (b'BM','BMP'), (b'qoif','QOI'))
 
 @cache
 def has_heif() -> bool:
@@ -47,7 +52,9 @@ def walk_pictures(
     recursive:bool=True,  # Enter the folders inside it
     rel='',               # Where below it to begin
 ):
-    "Yield ('picture', relative path, ''), ('other', relative path, why) and ('failed', relative path, error) a folder's files by name before the folders in it"
+    """Yield ('picture', relative path, ''), ('other', relative path, why) and ('failed', relative path, error).
+
+    The files of a folder come by name, before the folders in it."""
     try: entries = os.scandir(os.path.join(src, rel))
     except OSError as e:
         yield 'failed',rel,e

@@ -14,7 +14,7 @@ from .tags import TagTree
 
 # %% ../../../nbs/vision/files/jpeg.ipynb #37d7f901
 def jpeg_tables(im) -> dict:
-    "The arguments of `Image.save` that store a JPEG as the opened JPEG `im` is stored: its tables, subsampling, colour space and scan"
+    "The arguments of `Image.save` that store as the opened JPEG `im` is: its tables, subsampling, colour space, scan"
     q,layers = im.quantization,im.layer
     tables = [q[layer[3]] for layer in layers if layer[3] in q]
     while len(tables)>1 and tables[-1] == tables[-2]: tables.pop()
@@ -133,7 +133,8 @@ def kept_segments(
 def _jfif(body, meta):
     "JFIF's segment with its thumbnail, if there is one, marked"
     if meta.stamp is None or len(body)<14 or not body[12]*body[13]: return body
-    res = meta.stamp(Image.frombytes('RGB', (body[12],body[13]), body[14:])) if len(body) == 14+3*body[12]*body[13] else None
+    res = meta.stamp(Image.frombytes('RGB', (body[12],body[13]),
+                                     body[14:])) if len(body) == 14+3*body[12]*body[13] else None
     if res is not None: return body[:14]+res.tobytes()
     meta.note('the JFIF thumbnail dropped')
     return body[:12]+b'\0\0'
@@ -181,7 +182,8 @@ def check_jpegtran(
     "The path of jpegtran, which `lossless=True` needs. Raises `ValueError` where there is none"
     tool = shutil.which('jpegtran')
     if tool: return tool
-    raise ValueError(f"{who}: lossless=True needs the program jpegtran, which is not on the PATH: install it (Debian and Ubuntu: "
+    raise ValueError(f"{who}: lossless=True needs the program jpegtran, which is not on the PATH: install it (Debian "
+                     "and Ubuntu: "
                      "libjpeg-turbo-progs, macOS: brew install jpeg-turbo), or leave lossless off")
 
 def dropped_in(
@@ -191,10 +193,13 @@ def dropped_in(
     stamped,          # The same, with the mark
     p,                # The `Placement` of the mark
 ) -> bytes:
-    "`data` without its segments, and only the blocks under the mark replaced. Raises `ValueError` for what jpegtran cannot do"
+    """`data` without its segments, and only the blocks under the mark replaced.
+
+    Raises `ValueError` for what jpegtran cannot do."""
     import subprocess, tempfile
     tool = check_jpegtran('save_stamped')
-    if im.mode not in ('RGB','L') or stamped.mode != im.mode: raise ValueError(f"save_stamped: lossless=True knows RGB and grey JPEG, and {src} is {im.mode}")
+    if im.mode not in ('RGB','L') or stamped.mode != im.mode:
+        raise ValueError(f"save_stamped: lossless=True knows RGB and grey JPEG, and {src} is {im.mode}")
     if len(im.layer) == 3 and JpegImagePlugin.get_sampling(im)<0:
         raise ValueError(f"save_stamped: {src} is subsampled in a way that Pillow cannot write; leave lossless off")
     unit = [8*max(layer[i] for layer in im.layer) if len(im.layer)>1 else 8 for i in (1,2)]
@@ -208,7 +213,9 @@ def dropped_in(
         scan = ['-progressive'] if im.info.get('progressive') else []
         run = [tool, '-copy', 'none', *scan, '-drop', f'+{l}+{t}', piece]
         done = subprocess.run(run, input=data, capture_output=True)
-    if done.returncode: raise ValueError(f"save_stamped: jpegtran could not stamp {src}: {done.stderr.decode(errors='replace').strip()}; leave lossless off")
+    if done.returncode:
+        said = done.stderr.decode(errors='replace').strip()
+        raise ValueError(f"save_stamped: jpegtran could not stamp {src}: {said}; leave lossless off")
     return done.stdout
 
 # %% ../../../nbs/vision/files/jpeg.ipynb #c1fcca82

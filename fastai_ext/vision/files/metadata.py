@@ -13,6 +13,7 @@ from .tags import TagTree
 
 # %% ../../../nbs/vision/files/metadata.ipynb #325e614d
 _MARKER = re.compile(rb'\xff+([^\x00\xff\xd0-\xd7])')
+_AHEAD = re.compile(rb'\xff[\x01-\xcf\xd8-\xfe]')  # the same after pixels: one fixed byte first, which is found fast
 
 def jpeg_end(
     data,         # Bytes
@@ -27,13 +28,14 @@ def jpeg_end(
         if at+2 > len(data): return 0
         at += int.from_bytes(data[at:at+2], 'big')
         if kind == 0xda:
-            m = _MARKER.search(data, at)
+            m = _AHEAD.search(data, at)
             if m is None: return 0
             at = m.start()
     return 0
 
 _PLACE = re.compile(r'gps|latitude|longitude|altitude|geo_?tag|geo_?loc|geo_?ref|coordinate|^(lat|long?|lat_long)$|'
-                    r'^(city|state|country|location|countrycode|countryname|sublocation|provincestate|worldregion|coverage)$|'
+                    r'^(city|state|country|location|countrycode|countryname|sublocation|provincestate)$|'
+                    r'^(worldregion|coverage)$|'
                     r'^location(shown|created|name|id|details)$', re.I)
 _GEO_TAGS = (0x8825,0x927c,33550,33920,33922,34264,34735,34736,34737,42112)  # GPS, maker notes, GeoTIFF
 _IPTC_PLACES = {26,27,90,92,95,100,101}
@@ -42,13 +44,19 @@ _IPTC_PLACES = {26,27,90,92,95,100,101}
 class Metadata:
     "Carries the metadata of one picture over"
     strip_gps:bool = False                     # Take out the place
-    stamp:object = None                        # A function that returns a small picture with the mark on it, or None where it cannot; None leaves previews
+    # A function that returns a small picture with the mark on it, or None where it cannot; None leaves previews
+    stamp:object = None
     notes:list = field(default_factory=list)   # What could not be kept, a line each
+    told:list = field(default_factory=list)    # What is worth knowing, though nothing is lost
     asked:list = field(default_factory=list)   # What went besides the place because `strip_gps` asks for it
 
     def note(self, line:str):
         "Say once what could not be kept"
         if line not in self.notes: self.notes.append(line)
+
+    def tell(self, line:str):
+        "Say once what is worth knowing, though nothing is lost"
+        if line not in self.told: self.told.append(line)
 
     def gone(self, line:str):
         "Say once what `strip_gps` cost"
@@ -130,7 +138,8 @@ class Metadata:
         (at,*_),(n,*_) = tags[0x111],tags[0x117]
         size = tags.get(0x100, (0,))[0],tags.get(0x101, (0,))[0]
         res = None
-        if len(tags[0x111]) == 1 and n == size[0]*size[1]*3 and tags.get(0x106, (2,))[0] == 2 and at+n <= len(tree.data):
+        rgb = tags.get(0x106, (2,))[0] == 2
+        if len(tags[0x111]) == 1 and n == size[0]*size[1]*3 and rgb and at+n <= len(tree.data):
             res = self.stamp(Image.frombytes('RGB', size, bytes(tree.data[at:at+n])))
         if res is not None: tree.data[at:at+n] = res.tobytes()
         else:
@@ -146,7 +155,8 @@ class Metadata:
         if not any(_PLACE.search(n.split(b':')[-1].decode('latin1')) for n in names): return data
         from xml.dom import expatbuilder
         try:
-            doc = expatbuilder.parseString(data.strip(b'\0 \r\n\t'), namespaces=False)  # any prefix, even one that was never declared
+            # any prefix, even one that was never declared
+            doc = expatbuilder.parseString(data.strip(b'\0 \r\n\t'), namespaces=False)
             _prune(doc)
             return ''.join(n.toxml() for n in doc.childNodes).encode('utf-8')
         except Exception:  # expat raises many kinds; what cannot be read cannot be cleaned
@@ -210,7 +220,8 @@ class Metadata:
     ) -> bool:
         "Whether a text may stay: one that holds the place may not, if that was asked for"
         if not self.strip_gps: return True
-        return not (_PLACE.search(key.split(':')[-1]) or re.search(rb'gps.?(latitude|longitude|position)', value.replace(b'\0', b''), re.I))
+        return not (_PLACE.search(key.split(':')[-1]) or re.search(rb'gps.?(latitude|longitude|position)',
+                                                                   value.replace(b'\0', b''), re.I))
 
 def _iptc_of(blocks): return next((b for kind,_,b in blocks if kind == 0x0404), None)
 

@@ -10,6 +10,11 @@ from dataclasses import asdict, dataclass, replace
 from inspect import Parameter, signature
 
 # %% ../../../nbs/vision/files/options.ipynb #3afe7cce
+def _is_colour(colour):
+    from PIL import ImageColor
+    try: return len(ImageColor.getrgb(colour) if isinstance(colour, str) else bytes(colour)) == 3
+    except (ValueError, TypeError): return False
+
 @dataclass(frozen=True)
 class StampOptions:
     "What is done to picture files, beside the mark itself. Raises `ValueError` for what makes no sense"
@@ -18,20 +23,26 @@ class StampOptions:
     lossless:bool = False    # JPEG: leave all blocks outside the mark exactly as they are; needs the program jpegtran
     orient:bool = True       # Turn the mark so that it stands upright where EXIF says that the picture is shown turned
     overwrite:bool = False   # Replace what is there already
-    update:bool = False      # Replace what an earlier run made with another mark or other options, or of a picture that was edited since
+    # Replace what an earlier run made with another mark or other options, or of a picture that was edited since
+    update:bool = False
     strip_gps:bool = False   # Leave out the place where the picture was taken
     strict:bool = False      # Refuse a picture of which something besides the mark would change
+    background:object = None # What a picture with alpha is laid on where the new format has none, such as 'white'
     split:int = 0            # 0 for training, 1 for validation, for a `MarkSampler`
 
     def __post_init__(self):
         q = self.quality
         if q != 'keep' and not (type(q) is int and 1 <= q <= 100):
             raise ValueError(f"quality={q!r} is neither 'keep' nor a whole number from 1 to 100")
+        if self.background is not None and not _is_colour(self.background):
+            raise ValueError(f"background={self.background!r} is no colour; give a name such as 'white', or (r,g,b)")
         if self.lossless and q != 'keep': raise ValueError("lossless=True keeps the quality; leave quality='keep'")
 
     def settings(self) -> dict:
         "The options that a written picture depends on"
-        return {n:v for n,v in asdict(self).items() if n not in ('overwrite','update','strict')}
+        res = {n:v for n,v in asdict(self).items() if n not in ('overwrite','update','strict')}
+        if self.background is None: del res['background']
+        return res
 
     def mark_for(self,
         mark,      # A `Mark`, a `MarkSampler` or something with their `place`
@@ -39,7 +50,9 @@ class StampOptions:
         path:str,  # Where it was read
         n:int=None, # Its number in a run, from 1
     ):
-        "The mark that this one picture gets: `mark`, its text filled in where that has fields. Raises `ValueError` for a field that the picture lacks"
+        """The mark that this one picture gets: `mark`, its text filled in where that has fields.
+
+        Raises `ValueError` for a field that the picture lacks."""
         if not getattr(mark, 'fields', ()): return mark
         from fastai_ext.vision.fields import picture_fields
         return mark.filled(picture_fields(im, path, n, mark.fields), who=path)
@@ -52,13 +65,16 @@ def stamp_options(
 ) -> StampOptions:
     "`options` with single ones changed. Raises `ValueError` for a wrong value and `TypeError` for a name that is none"
     wrong = [n for n in kwargs if n not in StampOptions.__dataclass_fields__]
-    if wrong: raise TypeError(f"{who}: there is no option {wrong[0]!r}; there are {', '.join(StampOptions.__dataclass_fields__)}")
+    if wrong:
+        names = ', '.join(StampOptions.__dataclass_fields__)
+        raise TypeError(f"{who}: there is no option {wrong[0]!r}; there are {names}")
     try: return replace(options or StampOptions(), **kwargs)
     except ValueError as e: raise ValueError(f'{who}: {e}') from None
 
 def takes_options(f):
     "`f`, which takes the options of `StampOptions` as `**kwargs`, with their names in its signature"
     first = [p for p in signature(f).parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
-    more = [Parameter(n, Parameter.KEYWORD_ONLY, default=o.default, annotation=o.type) for n,o in StampOptions.__dataclass_fields__.items()]
+    more = [Parameter(n, Parameter.KEYWORD_ONLY, default=o.default, annotation=o.type) for n,
+            o in StampOptions.__dataclass_fields__.items()]
     f.__signature__ = signature(f).replace(parameters=first+more)
     return f

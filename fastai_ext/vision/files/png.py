@@ -33,7 +33,8 @@ def png_bytes(
     chunks:list, # (name, body) of each
 ) -> bytes:
     "The PNG of these chunks"
-    return b''.join([_START, *(b''.join([struct.pack('>L', len(b)), k, b, struct.pack('>L', zlib.crc32(b, zlib.crc32(k)))]) for k,b in chunks)])
+    return b''.join([_START, *(b''.join([struct.pack('>L', len(b)), k, b,
+                                         struct.pack('>L', zlib.crc32(b, zlib.crc32(k)))]) for k,b in chunks)])
 
 def _kept(kind, body, meta, same):
     "What becomes of a chunk that is not about pixels: its body, or None"
@@ -162,7 +163,8 @@ def stamp_png(
         res.save(out, 'PNG')
         new = png_chunks(out.getvalue())
         alone = [c for c in old if c[0] in (b'acTL',b'fcTL')]
-        if [k for k,_ in alone] == [b'acTL',b'fcTL'] and b'fdAT' not in dict(old): new[1:1] = alone  # an animation of one frame
+        # an animation of one frame
+        if [k for k,_ in alone] == [b'acTL',b'fcTL'] and b'fdAT' not in dict(old): new[1:1] = alone
     return png_bytes(_merged(old, new, job.meta))
 
 def _animated(im, job):
@@ -177,7 +179,8 @@ def _animated(im, job):
     im.seek(0)
     first = bool(im.info.get('default_image'))
     out = io.BytesIO()
-    frames[0].save(out, 'PNG', save_all=True, append_images=frames[1:], duration=times[1:] if first else times, loop=im.info.get('loop', 0),
+    frames[0].save(out, 'PNG', save_all=True, append_images=frames[1:], duration=times[1:] if first else times,
+                   loop=im.info.get('loop', 0),
                    disposal=0, blend=0, default_image=first)
     res = png_chunks(out.getvalue())
     if sum(k == b'fcTL' for k,_ in res)+first < len(frames): job.meta.note('neighbouring frames that are equal → one')
@@ -193,7 +196,8 @@ def _merged(old, new, meta):
     names = [k for k,_ in old]
     first = names.index(b'IDAT') if b'IDAT' in names else len(names)
     palette = names.index(b'PLTE') if b'PLTE' in names else first
-    keep = {i:b for i,(k,body) in enumerate(old) if k not in _PIXELS and (b := _kept(k, body, meta, was == now)) is not None}
+    keep = {i:b for i,(k,body) in enumerate(old) if k not in _PIXELS
+            and (b := _kept(k, body, meta, was == now)) is not None}
     def part(begin, end): return [(names[i],b) for i,b in keep.items() if begin<=i<end]
     colours = [(k,b) for k,b in new if k in (b'PLTE',b'tRNS')]
     if was == now and not colours: colours = [(k,b) for k,b in old if k == b'tRNS']

@@ -16,7 +16,9 @@ def _canonical(o):
     if isinstance(o, (str,int,float,bool,bytes,type(None))): return repr(o)
     if getattr(o, 'digest', None): return str(o.digest)
     if isinstance(o, (list,tuple)): return f"[{','.join(map(_canonical, o))}]"
-    if isinstance(o, dict): return '{'+','.join(f'{_canonical(k)}:{_canonical(v)}' for k,v in sorted(o.items(), key=lambda kv: str(kv[0])))+'}'
+    if isinstance(o, dict):
+        return '{'+','.join(f'{_canonical(k)}:{_canonical(v)}' for k,
+                            v in sorted(o.items(), key=lambda kv: str(kv[0])))+'}'
     state = o.__getstate__() if hasattr(o, '__getstate__') else getattr(o, '__dict__', None)
     if not isinstance(state, dict): return repr(state if state is not None else type(o).__qualname__)
     return type(o).__qualname__+_canonical({k:v for k,v in state.items() if not str(k).startswith('_')})
@@ -26,9 +28,11 @@ def mark_digest(
     settings:dict,  # The options that the result depends on: `StampOptions.settings`
 ) -> str:
     "What tells one mark with its options from another, equal in every process: 16 hexadecimal digits"
-    return hashlib.blake2b(f'{_canonical(mark)}/{_canonical(settings)}'.encode('utf-8', 'surrogatepass'), digest_size=8).hexdigest()
+    return hashlib.blake2b(f'{_canonical(mark)}/{_canonical(settings)}'.encode('utf-8', 'surrogatepass'),
+                           digest_size=8).hexdigest()
 
-def _number(*parts): return int.from_bytes(hashlib.blake2b(repr(parts).encode('utf-8', 'surrogatepass'), digest_size=8).digest(), 'big')
+def _number(*parts):
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode('utf-8', 'surrogatepass'), digest_size=8).digest(), 'big')
 
 class Record:
     "What earlier runs made in a folder, as they noted it"
@@ -37,7 +41,9 @@ class Record:
     ):
         "Reads the notes; raises `OSError` where they are there and cannot be read."
         self._known = {}
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), open(os.path.join(folder, RECORD), encoding='utf-8', errors='surrogateescape') as f:
+        path = os.path.join(folder, RECORD)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), \
+             open(path, encoding='utf-8', errors='surrogateescape') as f:
             for line in f:
                 with contextlib.suppress(ValueError, KeyError, TypeError):
                     o = json.loads(line)
@@ -49,7 +55,9 @@ class Record:
         made,        # The path of the result
         digest:str,  # `mark_digest` of the mark that is wanted
     ) -> str:
-        "'same', 'edited' (the source changed since), 'other' (mark or options) or 'unknown' (no run noted it, or it was changed afterwards)"
+        """'same', 'edited' (the source changed since), 'other' (mark or options) or 'unknown'.
+
+        Unknown is a file that no run noted, and one that was changed afterwards."""
         known = self._known.get(_number(rel))
         if known is None: return 'unknown'
         of,size,mark = known

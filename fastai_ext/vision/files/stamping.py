@@ -25,7 +25,9 @@ class Stamping:
         self.meta,self.orientation,self.p = Metadata(options.strip_gps, self.small),1,None
 
     def begin(self, im, upright:bool=False):
-        "Place the mark on the opened picture `im`, whose orientation holds for its previews too; `upright` says that there is none"
+        """Place the mark on the opened picture `im`, whose orientation holds for its previews too.
+
+        `upright` says that there is none."""
         self.mark = self.options.mark_for(self.mark, im, self.src, self.n)
         self.orientation = 1 if upright or not self.options.orient else exif_orientation(im)
         if getattr(self.mark, 'looks', False): self.look = glance(im, self.orientation)
@@ -44,7 +46,8 @@ class Stamping:
         "(`im` with the mark, its placement); `im` itself is used up"
         p = self.p if self.p is not None and self.p.size == im.size else self.place(im.size)
         res = stampable(im)
-        if res is im: res = im._new(im.im)  # the same pixels, without the file's own class: nobody else sees them, so they need no copy
+        # the same pixels, without the file's own class: nobody else sees them, so they need no copy
+        if res is im: res = im._new(im.im)
         return blend_(res, p),p
 
     def small(self, im):
@@ -54,7 +57,7 @@ class Stamping:
         return blend_(stampable(im).copy(), p) if p else None
 
     @property
-    def notes(self): return (*self.meta.notes, *self.meta.asked)
+    def notes(self): return (*self.meta.notes, *self.meta.asked, *self.meta.told)
 
 # %% ../../../nbs/vision/files/stamping.ipynb #ed6c0069
 def blend_deep(
@@ -66,8 +69,10 @@ def blend_deep(
     import numpy as np
     channels = pixels.shape[2]
     for (l,t,r,b),src in p.pieces():
-        fg = np.asarray(p.patch.fg.crop(src).convert('L' if channels<3 else 'RGB'), dtype=np.int64).reshape(b-t, r-l, -1)*full//255
-        m = np.floor(np.asarray(p.patch.a.crop(src), dtype=np.float64)/255*full*p.patch.opacity+.5).astype(np.int64)[...,None]
+        fg = np.asarray(p.patch.fg.crop(src).convert('L' if channels<3 else 'RGB'),
+                        dtype=np.int64).reshape(b-t, r-l, -1)*full//255
+        cover = np.asarray(p.patch.a.crop(src), dtype=np.float64)/255
+        m = np.floor(cover*full*p.patch.opacity+.5).astype(np.int64)[...,None]
         bg = pixels[t:b,l:r].astype(np.int64)
         if channels in (1,3): new = (2*(bg*(full-m)+fg*m)+full)//(2*full)
         else:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 # %% ../../../nbs/vision/files/tags.ipynb #47b39513
 _SIZES = {1:1, 2:1, 3:2, 4:4, 5:8, 6:1, 7:1, 8:2, 9:4, 10:8, 11:4, 12:8, 13:4, 16:8, 17:8, 18:8}  # bytes of each type
 _CODES = {1:'B', 3:'H', 4:'L', 13:'L', 16:'Q', 18:'Q', 6:'b', 8:'h', 9:'l', 17:'q', 11:'f', 12:'d'}
-POINTERS = {0x8769:'exif', 0x8825:'gps', 0xa005:'interop', 0x014a:'sub'}  # tags whose data are positions of further directories
+# tags whose data are positions of further directories
+POINTERS = {0x8769:'exif', 0x8825:'gps', 0xa005:'interop', 0x014a:'sub'}
 
 @dataclass
 class Entry:
@@ -84,7 +85,8 @@ class TagTree:
         count = self._read(self.word, at+4)
         size,inline = _SIZES.get(kind, 1)*count,at+4+self.wide
         start = inline if size <= self.wide else self._read(self.word, inline)
-        return Entry(tag, kind, count, at, start, start+size) if start+size <= len(self.data) else Entry(tag, kind, 0, at, inline, inline)
+        if start+size > len(self.data): return Entry(tag, kind, 0, at, inline, inline)
+        return Entry(tag, kind, count, at, start, start+size)
 
     def values(self, e:Entry) -> tuple:
         "The numbers of `e`; () where they are none"
@@ -103,7 +105,9 @@ class TagTree:
         e:Entry,    # A tag
         new:bytes,  # Its data from now on; not longer than before
     ):
-        "Write `new` over the data of `e`; what is left over becomes zeros, and the count is made less. Raises `ValueError` where it is longer"
+        """Write `new` over the data of `e`; what is left over becomes zeros, and the count is made less.
+
+        Raises `ValueError` where it is longer."""
         unit = _SIZES.get(e.type, 1)
         new += bytes(-len(new)%unit)
         if len(new) > e.end-e.start: raise ValueError(f'tag {e.tag}: {len(new)} bytes have no room in {e.end-e.start}')

@@ -12,12 +12,14 @@ from PIL import Image, ImageChops
 from .jpeg import jpeg_segments, jpeg_tables
 from .others import stamp_plain
 from .tags import TagTree
+from ..stamp import blend_, float_white
 
 # %% ../../../nbs/vision/files/tiff.ipynb #5e6095e4
 class Elsewhere(Exception):
     "A TIFF that is better left to Pillow, and why"
 
-_BYTEWISE = {1:'raw', 5:'tiff_lzw', 8:'tiff_adobe_deflate', 32946:'tiff_deflate', 32773:'packbits', 34925:'lzma', 50000:'zstd'}
+_BYTEWISE = {1:'raw', 5:'tiff_lzw', 8:'tiff_adobe_deflate', 32946:'tiff_deflate', 32773:'packbits', 34925:'lzma',
+             50000:'zstd'}
 _REVERSED = bytes(int(f'{i:08b}'[::-1], 2) for i in range(256))
 _FAX = {2:'tiff_ccitt', 3:'group3', 4:'group4'}
 _BASE = {0:1, 1:1, 2:3, 3:1, 5:4, 6:3, 8:3}  # channels of each photometric kind
@@ -52,7 +54,8 @@ def page_of(tree, directory):
     tiled = 324 in tags
     block = (one(322, 0),one(323, 0)) if tiled else (size[0],min(one(278, size[1]), size[1]))
     if not size[0]*size[1]*block[0]*block[1]: raise Elsewhere('no size')
-    return Page(size, bits.pop(), one(277, 1), one(262, 1), one(259, 1), one(317, 1), one(284, 1) == 2, one(339, 1), one(338, 0), one(274, 1), block, tiled,
+    return Page(size, bits.pop(), one(277, 1), one(262, 1), one(259, 1), one(317, 1), one(284, 1) == 2, one(339, 1),
+                one(338, 0), one(274, 1), block, tiled,
                 one(266, 1) == 2, one(292, 0))
 
 def _check(page):
@@ -64,7 +67,8 @@ def _check(page):
         if page.bits != 1: raise Elsewhere('fax of more than a bit')
     elif page.compression not in _BYTEWISE: raise Elsewhere(f'compression {page.compression}')
     elif page.kind == 6: raise Elsewhere('YCbCr without JPEG')
-    if page.predictor not in (1,2) or (page.predictor == 2 and page.bits not in (8,16,32)): raise Elsewhere(f'predictor {page.predictor}')
+    if page.predictor not in (1,2) or (page.predictor == 2 and page.bits not in (8,16,32)):
+        raise Elsewhere(f'predictor {page.predictor}')
     if page.format == 2 or (page.format == 3 and page.bits not in (32,64)) or page.bits not in (1,2,4,8,16,32,64):
         raise Elsewhere(f'{page.bits} bits of format {page.format}')
     if page.kind in (6,8) and page.bits != 8: raise Elsewhere('deep YCbCr or Lab')
@@ -73,7 +77,8 @@ def _check(page):
 # %% ../../../nbs/vision/files/tiff.ipynb #cec754a7
 def _small_tiff(body, width, rows, compression, bits, fax=0):
     "A TIFF of one strip"
-    tags = [(256,4,width), (257,4,rows), (258,3,bits), (259,3,compression), (262,3,1), (273,4,8), (277,3,1), (278,4,rows), (279,4,len(body)), (292,4,fax)]
+    tags = [(256,4,width), (257,4,rows), (258,3,bits), (259,3,compression), (262,3,1), (273,4,8), (277,3,1),
+            (278,4,rows), (279,4,len(body)), (292,4,fax)]
     directory = struct.pack('<H', len(tags))+b''.join(struct.pack('<HHLL', t, k, 1, v) for t,k,v in tags)+bytes(4)
     pad = bytes(len(body)%2)
     return b'II*\0'+struct.pack('<L', 8+len(body)+len(pad))+body+pad+directory
@@ -111,21 +116,25 @@ def _decoded(body, page, shape, order):
     import numpy as np
     h,w,channels = shape
     if page.compression in _FAX:
-        with Image.open(io.BytesIO(_small_tiff(body, w, h, page.compression, 1, page.fax))) as im: return np.asarray(im)[...,None].astype(np.uint8)
+        with Image.open(io.BytesIO(_small_tiff(body, w, h, page.compression, 1, page.fax))) as im:
+            return np.asarray(im)[...,None].astype(np.uint8)
     stride = (w*channels*page.bits+7)//8
     data = np.frombuffer(_unpacked(body, stride, h, page.compression), np.uint8).reshape(h, stride)
     if page.bits < 8:
         bits = np.unpackbits(data, axis=1).reshape(h, -1, page.bits)
         return (bits*(1<<np.arange(page.bits)[::-1])).sum(-1).astype(np.uint8)[:,:w,None]
     res = data.view(_dtype(page, order)).reshape(shape)
-    return np.cumsum(res, axis=1, dtype=res.dtype.newbyteorder('=')) if page.predictor == 2 else res.astype(res.dtype.newbyteorder('='))
+    own = res.dtype.newbyteorder('=')
+    return np.cumsum(res, axis=1, dtype=own) if page.predictor == 2 else res.astype(own)
 
 def _encoded(pixels, page, order):
     import numpy as np
     h,w,channels = pixels.shape
     if page.compression in _FAX:
-        body = _strip_of(Image.fromarray(pixels[...,0].astype(bool)), compression=_FAX[page.compression], **({'tiffinfo':{292:page.fax}} if page.fax else {}))
-        if not np.array_equal(_decoded(body, page, pixels.shape, order), pixels): raise Elsewhere('fax of a kind that Pillow does not write')
+        body = _strip_of(Image.fromarray(pixels[...,0].astype(bool)), compression=_FAX[page.compression],
+                         **({'tiffinfo':{292:page.fax}} if page.fax else {}))
+        if not np.array_equal(_decoded(body, page, pixels.shape, order), pixels):
+            raise Elsewhere('fax of a kind that Pillow does not write')
         return body
     if page.bits < 8:
         bits = (pixels[...,0,None]>>np.arange(page.bits)[::-1]&1).reshape(h, -1).astype(np.uint8)
@@ -143,8 +152,8 @@ def _jpeg_strip(body, tables, page):
 # %% ../../../nbs/vision/files/tiff.ipynb #83c28074
 def _white(page, most):
     "The value of white"
-    if page.format != 3 and page.bits < 32: return 2**page.bits-1
-    return next((v for v in (1,255,65535) if most <= v and (v>1 or page.format == 3)), float(most) if page.format == 3 else 2**page.bits-1)
+    if page.format == 3: return float_white(most)
+    return 2**page.bits-1 if page.bits < 32 else next((v for v in (255,65535) if most <= v), 2**page.bits-1)
 
 def _foreground(page, patch, src, full):
     "The mark's colours in the page's own, (height, width, channels)"
@@ -152,8 +161,11 @@ def _foreground(page, patch, src, full):
     fg = patch.fg.crop(src)
     if page.kind == 8:
         from PIL import ImageCms
-        res = np.asarray(ImageCms.profileToProfile(fg, ImageCms.createProfile('sRGB'), ImageCms.createProfile('LAB'), outputMode='LAB')).astype(np.float64)
-    else: res = np.asarray(fg.convert({5:'CMYK'}.get(page.kind, 'L' if _BASE[page.kind] == 1 else 'RGB'))).astype(np.float64)
+        res = np.asarray(ImageCms.profileToProfile(fg, ImageCms.createProfile('sRGB'), ImageCms.createProfile('LAB'),
+                                                   outputMode='LAB')).astype(np.float64)
+    else:
+        res = np.asarray(fg.convert({5:'CMYK'}.get(page.kind, 'L' if _BASE[page.kind] == 1
+                                                   else 'RGB'))).astype(np.float64)
     res = res.reshape(fg.height, fg.width, -1)*full/255
     return full-res if page.kind == 0 else res
 
@@ -186,7 +198,9 @@ def _blend(pixels, page, patch, src, full, corner):
     return np.where(a>0, new, pixels).astype(pixels.dtype)
 
 def _palette_blend(blocks, page, tree, entry, p):
-    "Blend on a page with a palette: `blocks` is {place: indices}, changed in place; the mark's colours take entries that no pixel uses"
+    """Blend on a page with a palette: `blocks` is {place: indices}, changed in place.
+
+    The mark's colours take entries that no pixel uses."""
     import numpy as np
     n = 2**page.bits
     table = np.array(tree.values(entry), dtype=np.int64).reshape(3, n).T
@@ -233,7 +247,9 @@ class TiffFile:
         return TagTree(self.data)
 
     def replace(self, tree, directory, blocks):
-        "Store `blocks`, {number: bytes}, in place of the directory's strips or tiles; they go to the end where they are too long"
+        """Store `blocks`, {number: bytes}, in place of the directory's strips or tiles.
+
+        They go to the end where they are too long."""
         entries = {e.tag:e for e in directory.entries}
         at,count = (entries[324],entries[325]) if 324 in entries else (entries[273],entries.get(279))
         offsets = list(tree.values(at))
@@ -292,12 +308,16 @@ def _stamp_page(file, tree, directory, page, p):
     def shape(row): return (bh if page.tiled else min(bh, h-row*bh)),bw
     places = [(col*bw,row*bh) for row in range(down) for col in range(across)]
     touched = [i for i,place in enumerate(places) if any(_inside(p, place, shape(i//across)))]
-    if page.compression == 7: return file.replace(tree, directory, {i:_jpeg(body(i), tags, tree, page, places[i], p) for i in touched})
+    if page.compression == 7:
+        return file.replace(tree, directory, {i:_jpeg(body(i), tags, tree, page, places[i], p) for i in touched})
     per = 1 if page.planar else page.channels
     def pixels(i):
         import numpy as np
-        return np.concatenate([_decoded(body(i+plane*across*down), page, (*shape(i//across), per), tree.order) for plane in range(planes)], -1)
-    def stored(i, block): return {i+plane*across*down:turned(_encoded(block[...,plane*per:(plane+1)*per], page, tree.order)) for plane in range(planes)}
+        return np.concatenate([_decoded(body(i+plane*across*down), page, (*shape(i//across), per), tree.order)
+                               for plane in range(planes)], -1)
+    def stored(i, block):
+        return {i+plane*across*down:turned(_encoded(block[...,plane*per:(plane+1)*per], page, tree.order))
+                for plane in range(planes)}
     if page.kind == 3:
         blocks = {places[i]:pixels(i) for i in range(len(places))}
         _palette_blend(blocks, page, tree, tags[320], p)
@@ -315,13 +335,13 @@ def _stamp_page(file, tree, directory, page, p):
 
 def _jpeg(body, tags, tree, page, place, p):
     "A strip or tile that is a JPEG, with the mark"
-    from fastai_ext.vision.stamp import blend_
     tables = tree.bytes(tags[347]) if 347 in tags else b''
     with Image.open(io.BytesIO(_jpeg_strip(body, tables, page)), formats=('JPEG',)) as im:
         im.load()
         if im.mode not in ('RGB','L','CMYK'): raise Elsewhere(f'JPEG of mode {im.mode}')
         how = jpeg_tables(im)
-        res = ImageChops.invert(im) if im.mode == 'CMYK' else im.copy()  # Pillow takes every such JPEG for one of Adobe's, which are inverted
+        # Pillow takes every such JPEG for one of Adobe's, which are inverted
+        res = ImageChops.invert(im) if im.mode == 'CMYK' else im.copy()
         for box,src in _inside(p, place, (im.height,im.width)):
             part = type(p)(im.size, p.patch, ((box[0]-src[0], box[1]-src[1]),))
             blend_(res, part)
@@ -354,7 +374,8 @@ def _in_place(data, job):
     pages = [(d.kind,d.at,page) for d in directories if (page := page_of(tree, d)) is not None]
     if not pages: raise Elsewhere('no page')
     for *_,page in pages: _check(page)
-    for tag,what in ((37724,'Photoshop layers dropped: they hold the picture without the mark'), (52545,'content credentials (C2PA) dropped')):
+    for tag,what in ((37724,'Photoshop layers dropped: they hold the picture without the mark'),
+                     (52545,'content credentials (C2PA) dropped')):
         if tree.remove(tag): meta.note(what)
     first = None
     for kind,at,page in pages:
@@ -366,6 +387,7 @@ def _in_place(data, job):
         _stamp_page(file, tree, directory, page, p)
         if page.bits == 1: meta.note('the mark is dithered: the page has 1 bit a pixel')
     file.forget()
+    if len(file.data) > 1.5*len(data): meta.tell('the file grows: strips with the mark need more room')
     job.p = first or job.p
     tree = file.tree()
     if meta.strip_gps: meta.without_place(tree)

@@ -12,7 +12,9 @@ import contextlib, errno, hashlib, os, re, threading
 def part_name(
     name:str, # Of the file to be
 ) -> str:
-    "A hidden name, at most 60 bytes long, for what is on its way to be called `name`; no other process or thread uses it"
+    """A hidden name, at most 60 bytes long, for what is on its way to be called `name`.
+
+    No other process or thread uses it."""
     short = hashlib.blake2b(os.fsencode(name), digest_size=8).hexdigest()
     return f'.{short}.{os.getpid()}-{threading.get_ident()}.part'
 
@@ -57,7 +59,9 @@ def write_whole(
     overwrite:bool=False,  # Replace `dst` where it exists
     before=None,           # Called without arguments when all is stored, just before the file takes its name
 ):
-    "Write `data` so that `dst` appears whole or not at all. Raises `OSError`, of it `FileExistsError` where `dst` exists and `overwrite` is off"
+    """Write `data` so that `dst` appears whole or not at all.
+
+    Raises `OSError`, of it `FileExistsError` where `dst` exists and `overwrite` is off."""
     folder,name = os.path.split(os.fspath(dst))
     if not overwrite and os.path.lexists(dst): raise _exists(dst)
     part = os.path.join(folder, part_name(name))
