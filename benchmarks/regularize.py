@@ -1,9 +1,9 @@
-"""What a regularizer costs in a training step: a fastai step with it over a plain fastai step, side by side with peers where they run.
+"""What a regularizer costs in a training step: a fastai step with it over a plain fastai step, beside peers.
 
-    python benchmarks/regularize.py [--rounds 15] [--steps 8] [--cases mlp resnet] [--threads 1]
+    python benchmarks/regularize.py [--rounds 15] [--steps 8] [--cases mlp resnet] [--only L1 SAM] [--threads 1]
 
-Each round times every variant in turn on the same batch, so a ratio compares runs side by side; the median over the rounds is printed, of the time
-of the processor and of the clock. One thread is the steadiest on a busy machine.
+Each round times every variant in turn on the same batch, so a ratio compares runs side by side; the median over rounds
+is printed, of the time of the processor and of the clock. One thread is the steadiest on a busy machine.
 """
 import argparse, statistics, time
 from functools import partial
@@ -17,7 +17,7 @@ from fastai.callback.progress import ProgressCallback
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
-from fastai.optimizer import SGD, Adam, OptimWrapper
+from fastai.optimizer import SGD, Adam
 from fastai_ext.regularize.activation import ActivationL1
 from fastai_ext.regularize.anchor import L2SP
 from fastai_ext.regularize.consistency import RDrop
@@ -34,7 +34,8 @@ class InLoss(Callback):
     run_valid = False
     def __init__(self, norm): self.norm = norm
     def after_loss(self):
-        self.learn.loss_grad = self.loss_grad + 1e-4*sum(self.norm(p) for p in self.model.parameters() if p.ndim > 1)
+        total = sum(self.norm(p) for p in self.model.parameters() if p.ndim > 1)
+        self.learn.loss_grad = self.loss_grad + 1e-4*total
 
 class Text(nn.Module):
     "A classifier of texts: embedding, two layers of LSTM, dropout, a linear layer"
@@ -45,17 +46,15 @@ class Text(nn.Module):
     def forward(self, x): return self.head(self.drop(self.lstm(self.embed(x))[0][:,-1]))
 
 def mlp(n_in, width):
-    layers = [nn.Flatten(), nn.Linear(n_in, width), nn.ReLU(), nn.Dropout(.3), nn.Linear(width, width), nn.ReLU(), nn.Dropout(.3)]
-    return nn.Sequential(*layers, nn.Linear(width, 10))
+    def _layer(n): return [nn.Linear(n, width), nn.ReLU(), nn.Dropout(.3)]
+    return nn.Sequential(nn.Flatten(), *_layer(n_in), *_layer(width), nn.Linear(width, 10))
 
 cases = {  # the model and its input
     'small':  ('MLP 784-256-256-10, 64 rows', lambda: mlp(784, 256), lambda: torch.randn(64, 784)),
     'mlp':    ('MLP 1024-1024-1024-10, 64 rows', lambda: mlp(1024, 1024), lambda: torch.randn(64, 1024)),
-    'resnet': ('resnet18, 16 pictures 3 x 64 x 64', lambda: resnet18(num_classes=10), lambda: torch.randn(16, 3, 64, 64)),
-    'text':   ('LSTM 5000-128-256-256-10, 32 texts of 40 words', Text, lambda: torch.randint(5000, (32, 40))),
+    'resnet': ('resnet18, 16 pictures 3 x 64 x 64', lambda: resnet18(num_classes=10), lambda: torch.randn(16,3,64,64)),
+    'text':   ('LSTM 5000-128-256-256-10, 32 texts of 40 words', Text, lambda: torch.randint(5000, (32,40))),
 }
-
-def wrapped(cls, **kwargs): return partial(OptimWrapper, opt=partial(cls, **kwargs))
 
 momentum = partial(SGD, mom=.9)
 penalties = {  # name: the callback, over which optimizer's plain step
@@ -74,13 +73,63 @@ penalties = {  # name: the callback, over which optimizer's plain step
     'MaxNorm':     (lambda: MaxNorm(3.), Adam),
     'NonNeg':      (lambda: NonNeg(), Adam),
     'Orthogonal':  (lambda: Orthogonal(1e-4), Adam),
-    'nothing':     (lambda: Callback(), Adam),
+    'ActivationL1': (lambda: ActivationL1(1e-4), Adam),
+    'an empty callback': (lambda: Callback(), Adam),
+    'FusedAdam':           (lambda: None, FusedAdam),
+    'L1 prox, FusedAdam':         (lambda: L1(1e-4), FusedAdam),
+    'ElasticNet prox, FusedAdam': (lambda: ElasticNet(1e-4, 1e-4), FusedAdam),
+    'GroupLasso prox, FusedAdam': (lambda: GroupLasso(1e-4), FusedAdam),
+    'SAM':   (lambda: SAM(.05), Adam),
+    'R-Drop': (lambda: RDrop(1.), Adam),
 }
+
+# reference implementations, in a plain loop of torch with its own Adam, as their papers and packages have them
+
+def loop(model, xb, steps, make_step):
+    "A function that trains `steps` times on one batch; `make_step(model, opt)` returns what one step does"
+    yb,opt = torch.randint(10, xb.shape[:1]),torch.optim.AdamW(model.parameters(), 1e-4)
+    model.train()
+    step = make_step(model, opt)
+    def _run():
+        for _ in range(steps): step(xb, yb)
+    return _run
+
+def plain_step(model, opt):
+    def _step(x, y):
+        F.cross_entropy(model(x), y).backward()
+        opt.step()
+        opt.zero_grad()
+    return _step
+
+def sam_step(model, opt):
+    "pytorch_optimizer's SAM (Foret et al. 2021)"
+    from pytorch_optimizer import SAM as PeerSAM
+    peer = PeerSAM(model.parameters(), torch.optim.AdamW, rho=.05, lr=1e-4)
+    def _step(x, y):
+        F.cross_entropy(model(x), y).backward()
+        peer.first_step(zero_grad=True)
+        F.cross_entropy(model(x), y).backward()
+        peer.second_step(zero_grad=True)
+    return _step
+
+def rdrop_step(model, opt):
+    "Two passes, both divergences (Liang et al. 2021), as its authors' code has them"
+    def _kl(p, q): return F.kl_div(F.log_softmax(p, -1), F.softmax(q, -1), reduction='none').sum()
+    def _step(x, y):
+        p,q = model(x),model(x)
+        loss = .5*(F.cross_entropy(p, y)+F.cross_entropy(q, y)) + .5*(_kl(p, q)+_kl(q, p))/len(x)
+        loss.backward()
+        opt.step()
+        opt.zero_grad()
+    return _step
+
+loops = {'torch, plain': plain_step, 'SAM of pytorch_optimizer': sam_step, 'R-Drop of its authors': rdrop_step}
 
 def learner(model, xb, cb, steps, opt_func=Adam):
     "A Learner whose every epoch is `steps` times the same batch"
     batch = (xb, torch.randint(10, xb.shape[:1]))
-    return Learner(DataLoaders([batch]*steps, [batch]), model, CrossEntropyLossFlat(), opt_func=opt_func, cbs=cb).remove_cb(ProgressCallback)
+    dls = DataLoaders([batch]*steps, [batch])
+    return Learner(dls, model, CrossEntropyLossFlat(), opt_func=opt_func, cbs=cb).remove_cb(ProgressCallback)
 
 def ready(learn):
     "One fit makes the optimizer and lets every callback prepare itself; then as in the middle of a fit"
@@ -105,10 +154,15 @@ def run(case, args):
     plains = {'Adam': Adam, 'SGD momentum': momentum}
     chosen = {k: v for k,v in penalties.items() if not args.only or any(o in k for o in args.only)}
     xb = make_x()
-    learners = {k: ready(learner(make(), xb, None, args.steps, o)) for k,o in plains.items()}
-    for k,(cb,opt) in chosen.items(): learners[k] = ready(learner(make(), xb, cb(), args.steps, opt))
+    runs = {k: ready(learner(make(), xb, None, args.steps, o))._do_epoch_train for k,o in plains.items()}
+    for k,(cb,opt) in chosen.items(): runs[k] = ready(learner(make(), xb, cb(), args.steps, opt))._do_epoch_train
     over = {k: 'SGD momentum' if opt is momentum else 'Adam' for k,(_,opt) in chosen.items()}
-    rounds = [{k: seconds(learn._do_epoch_train) for k,learn in learners.items()} for _ in range(args.rounds)]
+    for k,make_step in loops.items():
+        if args.only and not any(o in k for o in args.only): continue
+        try: runs[k] = loop(make(), xb, args.steps, make_step)
+        except ImportError as e: print(f'  {k}: {e}')
+        else: over[k] = 'Adam'
+    rounds = [{k: seconds(f) for k,f in runs.items()} for _ in range(args.rounds)]
     for k,(cpu,wall) in median_ratios(rounds, over).items(): print(f'  {k:32} {cpu:.3f} {wall:.3f}')
     for k in plains: print(f'  ({k}: {statistics.median(r[k][0] for r in rounds)/args.steps*1e3:.2f} ms)')
 
