@@ -13,7 +13,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from fastai_ext.regularize.prune import shrink_model
 from fastai_ext.regularize.chains import chains
-from fastai_ext.regularize.units import oriented
+from fastai_ext.regularize.units import oriented, zero_columns, zero_rows as zero_rows_of
 
 layers = (nn.Linear, nn.modules.conv._ConvNd)
 
@@ -257,6 +257,10 @@ def test_not_in_the_middle_of_a_fit():
     assert learn.shrinks.seen.after < learn.shrinks.seen.before and len(net[0].weight)==8
     assert learn.shrink().done
 
+def test_a_program_of_torch_jit():
+    net = torch.jit.script(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)).eval())
+    with pytest.raises(ValueError, match='script or trace it again'): shrink_model(net, torch.randn(3, 4))
+
 def test_a_torch_optimizer_of_the_user_goes_on():
     "It was built on the old weights and is used again in every fit"
     data = list(zip(torch.randn(32, 4), torch.randn(32, 1), strict=True))
@@ -310,5 +314,11 @@ def test_conv_layers_of_fastai():
 def test_chains_say_what_they_saw():
     found,left = chains(nn.Sequential(nn.Linear(4, 6), nn.Softmax(1), nn.Linear(6, 2)).eval(), torch.randn(2, 4))
     assert not found and left=={'0': 'Softmax 1 follows', '2': 'it is an output of the network'}
-    t = nn.ConvTranspose1d(2, 5, 3)
-    assert oriented(t).shape==(5, 2, 3)
+    found,left = chains(Shared().eval(), torch.randn(2, 4))
+    assert not found and left['a']==left['b']=='b is used 2 times'
+    assert oriented(nn.ConvTranspose1d(2, 5, 3)).shape==(5, 2, 3)
+    assert oriented(nn.ConvTranspose1d(4, 6, 3, groups=2)).shape==(4, 3, 3)  # with groups torch's order says nothing
+    part = nn.Linear(2, 2)
+    part.weight.data = torch.tensor([[0.,1.],[0.,0.]])
+    assert zero_rows_of(part).tolist()==[False, True]
+    assert zero_columns(part, torch.arange(2)[:,None])[:,0].tolist()==[True, False]

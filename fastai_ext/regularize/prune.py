@@ -177,6 +177,9 @@ def _commit(net, work):
 def _shrink(model, xb, dry_run, skip, tol):
     "The table, and old parameter → new one"
     net = unwrap(model)
+    if any(isinstance(m, torch.jit.ScriptModule) for m in net.modules()):
+        raise ValueError("shrink: the model is a program of torch.jit, whose layers cannot be changed; shrink the "
+                         "model it was made from, then script or trace it again")
     check_ready(net, 'shrink')
     check_batch(xb, 'shrink')
     forward(net, xb, {}, train=False)  # a batch that the model does not take raises here, as torch says it
