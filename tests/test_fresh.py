@@ -192,3 +192,61 @@ def test_again_is_another_start():
     assert not torch.equal(a[0], b[0])
     learn.init_undo()
     assert provenance(learn) == {} and not torch.equal(state(learn.model)[0], a[0])
+
+@pytest.mark.parametrize('make',
+                         [lambda: nn.Linear(600,300).weight, lambda: nn.init.kaiming_normal_(torch.empty(400,64,3,3)),
+                                  lambda: nn.Embedding(3000,24).weight], ids=['uniform','normal','embedding'])
+def test_one_trained_row_or_column_of_a_large_weight_is_seen(make):
+    "Of a large weight only a sample is looked at; it meets every row and every column"
+    torch.manual_seed(0)
+    t = make().detach()
+    assert draw(t).random
+    for k in torch.randint(len(t), (20,)).tolist():
+        one = t.clone()
+        one[k] += 1e-5*torch.randn_like(one[k]).sign()
+        assert not draw(one).kind
+    for k in torch.randint(t.shape[1], (20,)).tolist():
+        one = t.clone()
+        one[:,k] += 1e-5*torch.randn_like(one[:,k]).sign()
+        assert not draw(one).kind
+
+def test_small_tensors_are_fresh_in_company_and_only_there():
+    """Nothing looks trained, and a later layer shows that no step was taken; but a small head over fresh features
+    may be trained"""
+    def tabular():
+        from fastai.tabular.all import TabularModel
+        return TabularModel([(10,4),(7,3)], 3, 2, [20,10])
+    for seed in range(4):
+        torch.manual_seed(seed)
+        assert provenance(tabular()) == {}
+    torch.manual_seed(0)
+    m = nn.Sequential(nn.Linear(8,64), nn.ReLU(), nn.Linear(64,1))
+    with torch.no_grad():
+        m[2].weight += 1e-4*torch.randn(1,64)
+        m[2].bias += 1e-4
+    assert {'0.weight','2.weight','2.bias'} <= set(provenance(m))
+    m = nn.Sequential(nn.Linear(8,64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64,4))
+    nn.init.normal_(m[3].bias, 0, .01)  # four numbers of a normal show nothing by themselves
+    assert provenance(m) == {}
+    m[1].bias.data += 1e-3*torch.randn(64).abs().sqrt()
+    assert '3.bias' in provenance(m)
+
+def test_distributions_that_stay_are_drawn_anew():
+    """A weight before a norm, or in a post-norm Transformer, keeps its distribution, not its numbers; layers that
+    were cloned differ"""
+    torch.manual_seed(0)
+    m = nn.TransformerEncoder(nn.TransformerEncoderLayer(32,4,64), 2)
+    a,b = m.layers
+    assert torch.equal(a.linear1.weight, b.linear1.weight)
+    before = a.linear1.weight.detach().clone()
+    init_plan(m).apply()
+    assert not torch.equal(a.linear1.weight, b.linear1.weight) and not torch.equal(a.linear1.weight, before)
+    assert (abs(a.linear1.weight.abs().max()/before.abs().max() - 1) < .01
+            and abs(a.linear1.weight.std()/before.std() - 1) < .05)
+    conv = nn.Sequential(nn.Conv2d(3,16,3,bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(16,2))
+    start = conv[0].weight.detach().clone()
+    init_plan(conv).apply()
+    assert not torch.equal(conv[0].weight, start) and conv[0].weight.abs().max() <= 1/27**.5 + 1e-6
+    dot = nn.ModuleList([nn.Embedding(300,16), nn.Embedding(200,16)])
+    init_plan(dot).apply()
+    assert abs(dot[0].weight.std() - .25) < .02

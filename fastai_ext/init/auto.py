@@ -10,7 +10,6 @@ import difflib
 from collections import Counter
 from dataclasses import dataclass
 from torch import nn
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from ..model.flow import Follow, flow
 from .meant import meant, unusual
 from .modern import own_start
@@ -52,9 +51,7 @@ def _embed(w, net, d):
 def _stays(w, f, net):
     "Why the distribution of a start is as good as any that we know; '' where it is not"
     if w.name in net.anew or not (w.is_matrix or w.kind == 'bias') or w.fan_in is None: return ''
-    packed = isinstance(w.module, (nn.MultiheadAttention,NonDynamicallyQuantizableLinear))
-    if net.post and not packed:
-        return 'post-norm Transformer: its own distribution, no better one was found'
+    if net.post: return 'post-norm Transformer: its own distribution, no better one was found'
     if f.norm and w.block == '' and not isinstance(w.module, nn.RNNBase):
         return 'a norm follows, so its scale does not matter: its own distribution'
     return ''
@@ -63,7 +60,9 @@ def _same(w, d, why):
     "A fresh draw of the distribution that the weight has; left alone where that is not known"
     if w.kind == 'bias' and d.kind == 'constant' and d.scale == 0: return 'zeros', {}, why
     few = d.kind != 'uniform' and w.param.numel() < 64
-    if not d.random or few or w.role.index or w.how or w.data.min() >= 0: return '', None, why
+    if not d.random or few or w.how or w.data.min() >= 0: return '', None, why
+    std = d.scale/3**.5 if d.kind == 'uniform' else d.scale
+    if w.role.index and not .75 < w.data.std()/std < 1.25: return '', None, why  # blocks that were drawn apart
     if d.kind == 'uniform': return 'uniform', dict(low=-d.scale, high=d.scale), why
     return d.kind, dict(std=d.scale), why
 

@@ -241,6 +241,10 @@ def _one_pass(net, xb, sites, orthogonal, train, seed):
         raise
 
 def _warn(rows):
+    "Say what was left alone although it was selected"
+    if not rows:
+        warnings.warn("LSUV: nothing was changed, no layer with a weight matrix was selected; parameters that are used "
+                      "by functions, such as F.linear, are not called as layers", stacklevel=4)
     if rows and not any(r.scale > 0 for r in rows):
         warnings.warn(f"LSUV: nothing was changed, all {len(rows)} selected weights are left alone ({rows[0].weight}: "
                       f"{rows[0].note}); "
