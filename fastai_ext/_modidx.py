@@ -1221,6 +1221,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'fastai_ext/model/provenance.py'),
                                              'fastai_ext.model.provenance._judge_model': ( 'model/provenance.html#_judge_model',
                                                                                            'fastai_ext/model/provenance.py'),
+                                             'fastai_ext.model.provenance._judge_single': ( 'model/provenance.html#_judge_single',
+                                                                                            'fastai_ext/model/provenance.py'),
                                              'fastai_ext.model.provenance._moved': ( 'model/provenance.html#_moved',
                                                                                      'fastai_ext/model/provenance.py'),
                                              'fastai_ext.model.provenance._normed': ( 'model/provenance.html#_normed',
