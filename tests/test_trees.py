@@ -11,7 +11,8 @@ from fastai.tabular.core import Categorify, FillMissing, Normalize, TabularPanda
 from fastai.tabular.data import TabularDataLoaders
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
-from sklearn.ensemble import (ExtraTreesClassifier, GradientBoostingRegressor, HistGradientBoostingClassifier, HistGradientBoostingRegressor,
+from sklearn.ensemble import (ExtraTreesClassifier, GradientBoostingRegressor, HistGradientBoostingClassifier,
+                              HistGradientBoostingRegressor,
                               RandomForestClassifier, RandomForestRegressor)
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import log_loss, mean_squared_error, roc_auc_score
@@ -30,17 +31,20 @@ def diabetes():
     return df
 
 def diabetes_dls(df=None, cats=('sex',), conts=('age','bmi','bp','s5'), procs=procs, valid_idx=valid, **kwargs):
-    return TabularDataLoaders.from_df(diabetes() if df is None else df, procs=list(procs), cat_names=list(cats), cont_names=list(conts), y_names='target',
+    return TabularDataLoaders.from_df(diabetes() if df is None else df, procs=list(procs), cat_names=list(cats),
+                                      cont_names=list(conts), y_names='target',
                                       y_block=RegressionBlock(), valid_idx=valid_idx, **kwargs)
 
 def cancer_dls():
     df = load_breast_cancer(as_frame=True).frame
     df['target'] = df.target.map({0:'malignant', 1:'benign'})
-    return TabularDataLoaders.from_df(df, procs=[Normalize], cont_names=list(df.columns[:10]), y_names='target', y_block=CategoryBlock(),
+    return TabularDataLoaders.from_df(df, procs=[Normalize], cont_names=list(df.columns[:10]), y_names='target',
+                                      y_block=CategoryBlock(),
                                       valid_idx=range(0,569,3))
 
 def fitted(dls, model='rf', *args, n_epoch=1, patience=50, **kwargs):
-    tl = tree_learner(dls, model, *args, **({} if not isinstance(model, str) or model=='dt' else dict(n_estimators=20)) | kwargs)
+    tl = tree_learner(dls, model, *args,
+                      **({} if not isinstance(model, str) or model=='dt' else dict(n_estimators=20)) | kwargs)
     with tl.no_bar(), tl.no_logging(): tl.fit(n_epoch, patience)
     return tl
 
@@ -60,7 +64,8 @@ def test_same_predictions_as_a_pipeline_written_by_hand():
     tl = fitted(diabetes_dls(df, procs=[Categorify]), est)
     assert np.allclose(tl.get_preds()[0].numpy().ravel(), pipe.predict(df.loc[300:, ['sex',*conts]]), rtol=0, atol=1e-9)
 
-@pytest.mark.parametrize('name,cls', [('rf', RandomForestClassifier), ('extra', ExtraTreesClassifier), ('hist', HistGradientBoostingClassifier)])
+@pytest.mark.parametrize('name,cls', [('rf', RandomForestClassifier), ('extra', ExtraTreesClassifier),
+                                      ('hist', HistGradientBoostingClassifier)])
 def test_metrics_are_those_of_sklearn_on_the_same_rows(name, cls):
     dls = cancer_dls()
     tl = fitted(dls, name, metrics=[accuracy, RocAucBinary()], patience=None)
@@ -76,9 +81,11 @@ def test_the_same_model_in_parts_or_at_once(model):
     once,parts = fitted(dls, model),fitted(dls, model, n_epoch=4)
     assert torch.equal(once.get_preds()[0], parts.get_preds()[0])
     assert len(parts.recorder.values) == 4
-    assert np.allclose(parts.recorder.values[-1][:2], [mean_squared_error(*(o.numpy() for o in once.get_preds(i))) for i in (0,1)], rtol=1e-5)
+    assert np.allclose(parts.recorder.values[-1][:2],
+                       [mean_squared_error(*(o.numpy() for o in once.get_preds(i))) for i in (0,1)], rtol=1e-5)
 
-@pytest.mark.parametrize('model', [DecisionTreeRegressor(max_depth=3), Ridge(), 'dt', GradientBoostingRegressor(n_estimators=20)], ids=str)
+@pytest.mark.parametrize('model', [DecisionTreeRegressor(max_depth=3), Ridge(), 'dt',
+                                   GradientBoostingRegressor(n_estimators=20)], ids=str)
 def test_any_estimator(model):
     tl = fitted(diabetes_dls(), model)
     assert tl.validate()[0] < float(diabetes().target.var())
@@ -89,7 +96,9 @@ def test_fitting_twice_starts_anew_and_the_given_estimator_stays_as_it_was():
     tl = fitted(diabetes_dls(), est)
     first = tl.get_preds()[0]
     with tl.no_bar(), tl.no_logging(): tl.fit()
-    assert torch.equal(first, tl.get_preds()[0]) and not hasattr(est, 'estimators_') and len(tl.model.est.estimators_)==10
+    assert torch.equal(first, tl.get_preds()[0])
+    assert not hasattr(est, 'estimators_')
+    assert len(tl.model.est.estimators_)==10
 
 def test_loss_and_decoded_as_a_learner_gives_them():
     tl = fitted(cancer_dls())
@@ -147,7 +156,8 @@ def test_02_the_same_values_as_text_category_or_object():
     dls = diabetes_dls(df, cats=['sex','grade'])
     new = df[300:][lambda d: d.grade.isin(['b','d'])]
     want = rows_dl(dls, new).dataset.cats
-    for kind in (object, 'str', pd.CategoricalDtype(['b','d']), pd.CategoricalDtype(['d','c','b','z']), pd.StringDtype()):
+    for kind in (object, 'str', pd.CategoricalDtype(['b','d']), pd.CategoricalDtype(['d','c','b','z']),
+                 pd.StringDtype()):
         pd.testing.assert_frame_equal(rows_dl(dls, new.assign(grade=new.grade.astype(kind))).dataset.cats, want)
     assert set(want.grade) == {2,4}
 
@@ -161,13 +171,15 @@ def test_03_unseen_levels_are_counted():
 def test_03_numbers_given_as_text_say_so():
     df = diabetes().assign(grade=lambda d: (d.bmi//5).astype(int))
     dls = diabetes_dls(df, cats=['grade'], conts=['bp'])
-    with pytest.warns(UserWarning, match='as text; the training levels are not text'): rows_dl(dls, df[:3].assign(grade=df.grade[:3].astype(str)))
+    with pytest.warns(UserWarning, match='as text; the training levels are not text'):
+        rows_dl(dls, df[:3].assign(grade=df.grade[:3].astype(str)))
 
 def test_04_a_number_missing_where_training_had_none():
     df = diabetes()
     tl = fitted(diabetes_dls(df))
     med = df.bmi[:300].median()
-    with pytest.warns(UserWarning, match=f"1 of 2 values of column 'bmi'.*median, {med:.4g}"): a = tl.get_preds(dl=df[300:302].assign(bmi=[np.nan,30.]))[0]
+    with pytest.warns(UserWarning, match=f"1 of 2 values of column 'bmi'.*median, {med:.4g}"):
+        a = tl.get_preds(dl=df[300:302].assign(bmi=[np.nan,30.]))[0]
     b = tl.get_preds(dl=df[300:302].assign(bmi=[med,30.]))[0]
     assert torch.equal(a, b)
 
@@ -193,12 +205,14 @@ def test_05_a_level_that_only_validation_has_is_no_level():
 def test_07_y_tfm_and_exact_targets():
     df = diabetes()
     df['target'] = df.target*1e6 + 123456789
-    to = lambda df: TabularPandas(df, procs, ['sex'], ['bmi','bp'], 'target', RegressionBlock(), splits=[list(range(300)),valid], reduce_memory=False)
+    to = lambda df: TabularPandas(df, procs, ['sex'], ['bmi','bp'], 'target', RegressionBlock(),
+                                  splits=[list(range(300)),valid], reduce_memory=False)
     tl = fitted(to(df).dataloaders(), metrics=rmse, y_tfm=(np.log, np.exp))
     p,y = (o.numpy() for o in tl.get_preds())
     assert y.dtype == 'float64' and (y.ravel() == df.target[300:]).all()
     loss,metric = tl.validate()
-    assert np.isclose(loss, ((np.log(p)-np.log(y))**2).mean(), rtol=1e-5) and np.isclose(metric, np.sqrt(((p-y)**2).mean()), rtol=1e-5)
+    assert np.isclose(loss, ((np.log(p)-np.log(y))**2).mean(), rtol=1e-5)
+    assert np.isclose(metric, np.sqrt(((p-y)**2).mean()), rtol=1e-5)
     logged = fitted(to(df.assign(target=np.log(df.target))).dataloaders())
     assert np.allclose(np.log(p), logged.get_preds()[0], rtol=1e-12)
     assert torch.equal(tl.get_preds(dl=df[300:])[1], torch.from_numpy(y))
@@ -221,7 +235,8 @@ def test_09_one_row_in_any_form_equals_the_batch():
     batch = tl.get_preds()[0]
     for i in (0,7):
         row = df.iloc[300+i]
-        for form in (row, row.drop('target'), row.to_dict(), df.iloc[300+i:301+i], df.iloc[300+i:301+i].drop(columns='target')):
+        for form in (row, row.drop('target'), row.to_dict(), df.iloc[300+i:301+i],
+                     df.iloc[300+i:301+i].drop(columns='target')):
             shown,dec,pred = tl.predict(form)
             assert torch.equal(pred, batch[i]) and torch.equal(dec, batch[i])
         assert shown.decode().items.sex.iloc[0] == row.sex
@@ -244,13 +259,15 @@ def test_11_missing_values_go_to_those_that_take_them():
     df.loc[::5,'bmi'] = np.nan
     dls = diabetes_dls(df, procs=[Categorify])
     assert np.isfinite(fitted(dls, 'hist').validate()[0])
-    with pytest.raises(ValueError, match="missing values in 'bmi', which Ridge does not take; add FillMissing"): tree_learner(dls, Ridge()).fit()
+    with pytest.raises(ValueError, match="missing values in 'bmi', which Ridge does not take; add FillMissing"):
+        tree_learner(dls, Ridge()).fit()
 
 def test_11_a_constant_column_is_harmless():
     assert np.isfinite(fitted(diabetes_dls(diabetes().assign(bmi=1.), procs=[Categorify])).validate()[0])
 
 def test_12_no_validation_rows():
-    dls = TabularPandas(diabetes(), procs, ['sex'], ['bmi'], 'target', RegressionBlock(), splits=[list(range(442)),[]]).dataloaders()
+    dls = TabularPandas(diabetes(), procs, ['sex'], ['bmi'], 'target', RegressionBlock(),
+                        splits=[list(range(442)),[]]).dataloaders()
     tl = fitted(dls, metrics=rmse)
     assert tl.recorder.values[0][1] is None and np.isfinite(tl.recorder.values[0][0])
 
@@ -260,32 +277,37 @@ def test_13_pandas_own_types():
     df['old'] = df.age > 50
     dls = diabetes_dls(df, cats=['sex','old'])
     want = rows_dl(dls, df[300:]).dataset
-    got = rows_dl(dls, df[300:].astype({'age':int}).astype({'age':'Int64', 'bmi':'Float64', 'sex':'string', 'old':'boolean'})).dataset
+    got = rows_dl(dls, df[300:].astype({'age':int}).astype({'age':'Int64', 'bmi':'Float64', 'sex':'string',
+                                                            'old':'boolean'})).dataset
     pd.testing.assert_frame_equal(got.xs, want.xs)
 
 def test_13_types_of_pyarrow():
     pytest.importorskip('pyarrow', reason='pyarrow is not installed; pandas makes no such columns')
     df = diabetes()
     dls = diabetes_dls(df)
-    got = rows_dl(dls, df[300:].astype({'age':int}).astype({'age':'int64[pyarrow]', 'bmi':'double[pyarrow]', 'sex':'string[pyarrow]'})).dataset
+    got = rows_dl(dls, df[300:].astype({'age':int}).astype({'age':'int64[pyarrow]', 'bmi':'double[pyarrow]',
+                                                            'sex':'string[pyarrow]'})).dataset
     pd.testing.assert_frame_equal(got.xs, rows_dl(dls, df[300:]).dataset.xs)
 
 def test_14_columns_named_like_attributes():
     df = diabetes().assign(c=lambda d: d.sex, n_inp=lambda d: np.where(d.bmi>25, 'a', 'b'), loss=1.)
     tl = fitted(diabetes_dls(df, cats=['c','n_inp'], conts=['bmi','loss']), metrics=rmse)
-    assert np.isclose(tl.validate()[1]**2, tl.validate()[0], rtol=1e-4) and torch.equal(tl.predict(df.iloc[300])[2], tl.get_preds()[0][0])
+    assert np.isclose(tl.validate()[1]**2, tl.validate()[0], rtol=1e-4)
+    assert torch.equal(tl.predict(df.iloc[300])[2], tl.get_preds()[0][0])
 
 def test_17_several_targets():
     df = diabetes()
     for model in ('rf','hist'):
-        dls = TabularDataLoaders.from_df(df, procs=procs, cat_names=['sex'], cont_names=['age','bp'], y_names=['bmi','target'], valid_idx=valid,
+        dls = TabularDataLoaders.from_df(df, procs=procs, cat_names=['sex'], cont_names=['age','bp'],
+                                         y_names=['bmi','target'], valid_idx=valid,
                                          y_block=RegressionBlock(n_out=2))
         p,y = fitted(dls, model).get_preds()
         assert p.shape == y.shape == (142,2) and np.allclose(y, df.loc[300:, ['bmi','target']])
 
 def test_17_mixed_classes_are_refused():
     df = diabetes().assign(a=lambda d: np.where(d.bmi>25,'x','y'), b=lambda d: d.sex)
-    dls = TabularDataLoaders.from_df(df, procs=procs, cont_names=['age'], y_names=['a','b'], y_block=CategoryBlock(), valid_idx=valid)
+    dls = TabularDataLoaders.from_df(df, procs=procs, cont_names=['age'], y_names=['a','b'], y_block=CategoryBlock(),
+                                     valid_idx=valid)
     with pytest.raises(ValueError, match=r"2 categorical targets \['a', 'b'\] share one vocabulary"): tree_learner(dls)
 
 def test_22_the_frame_and_the_data_are_left_alone():
@@ -311,7 +333,8 @@ def unseen_class():
     df = diabetes()
     df['target'] = np.where(df.bmi>25, 'high', 'low')
     df.loc[400:,'target'] = 'only in validation'
-    return TabularDataLoaders.from_df(df, procs=procs, cont_names=['age'], y_names='target', y_block=CategoryBlock(), valid_idx=valid)
+    return TabularDataLoaders.from_df(df, procs=procs, cont_names=['age'], y_names='target', y_block=CategoryBlock(),
+                                      valid_idx=valid)
 
 @pytest.mark.parametrize('make,match', [
     (lambda: diabetes_dls().new_empty(), 'no training rows'),  # as in an exported learner
@@ -323,7 +346,8 @@ def test_data_that_cannot_be_learned(make, match):
     with pytest.raises(ValueError, match=match): tree_learner(make())
 
 @pytest.mark.parametrize('model,error,match', [
-    ('forest', ValueError, "'dt', 'rf', 'extra', 'hist', 'xgb', 'lgbm', 'catboost'"), (object, TypeError, 'no estimator'),
+    ('forest', ValueError, "'dt', 'rf', 'extra', 'hist', 'xgb', 'lgbm', 'catboost'"),
+    (object, TypeError, 'no estimator'),
     (3, TypeError, 'not a scikit-learn estimator'),
     (RandomForestClassifier(), ValueError, 'for a continuous target; give a regressor'),
 ])
@@ -332,14 +356,17 @@ def test_models_that_do_not_fit(model, error, match):
 
 def test_arguments_that_do_not_fit():
     with pytest.raises(TypeError, match=r'give them to Ridge\('): tree_learner(diabetes_dls(), Ridge(), alpha=3)
-    with pytest.raises(ValueError, match='classifier with predict_proba'): tree_learner(cancer_dls(), HistGradientBoostingRegressor())
+    with pytest.raises(ValueError, match='classifier with predict_proba'):
+        tree_learner(cancer_dls(), HistGradientBoostingRegressor())
     with pytest.raises(ValueError, match='y_tfm'): tree_learner(cancer_dls(), y_tfm=(np.log,np.exp))
     with pytest.raises(TypeError, match='give TabularDataLoaders'): tree_learner(object())
     assert np.isfinite(fitted(cancer_dls(), LogisticRegression(max_iter=500)).validate()[0])
 
 @pytest.mark.parametrize('rows,error,match', [
-    (lambda df: df.drop(columns=['bp','sex']), KeyError, "'sex', 'bp'"), (lambda df: df.assign(bmi='heavy'), ValueError, "'bmi' must be numbers"),
-    (lambda df: df.assign(bp=-np.inf), ValueError, "'bp' has infinite values"), (lambda df: 3, TypeError, 'give a DataFrame'),
+    (lambda df: df.drop(columns=['bp','sex']), KeyError, "'sex', 'bp'"),
+    (lambda df: df.assign(bmi='heavy'), ValueError, "'bmi' must be numbers"),
+    (lambda df: df.assign(bp=-np.inf), ValueError, "'bp' has infinite values"),
+    (lambda df: 3, TypeError, 'give a DataFrame'),
     (lambda df: df.assign(target='?'), ValueError, "'target' must be numbers"),
 ])
 def test_rows_that_cannot_be_encoded(rows, error, match):
@@ -363,7 +390,9 @@ def test_19_a_column_and_its_gaps_are_shuffled_together():
     df['target'] = gone*100.
     tl = fitted(diabetes_dls(df))
     imp = tl.importance(n=3)
-    assert sorted(imp.index) == ['age','bmi','bp','s5','sex'] and imp.index[0] == 'bmi' and imp.importance.iloc[0] > 3000 > 100 > imp.importance.iloc[1]
+    assert sorted(imp.index) == ['age','bmi','bp','s5','sex']
+    assert imp.index[0] == 'bmi'
+    assert imp.importance.iloc[0] > 3000 > 100 > imp.importance.iloc[1]
     before = tl.get_preds()[0]
     assert torch.equal(before, tl.get_preds()[0]) and (tl.importance(n=3) == imp).all().all()
 
@@ -377,7 +406,8 @@ def test_importance_of_an_ensemble_and_of_a_function_of_the_target():
     ax = tl.plot_importance(n=1, max_n=3)
     assert len(ax.patches) == 3
     with pytest.raises(ValueError, match='give 1 or more'): tl.importance(n=0)
-    with pytest.raises(ValueError, match='no rows with targets'): tl.importance(dl=diabetes()[:3].drop(columns='target'))
+    with pytest.raises(ValueError, match='no rows with targets'):
+        tl.importance(dl=diabetes()[:3].drop(columns='target'))
 
 def test_many_rows_are_shared_out_and_give_the_same_without_a_warning():
     df = pd.concat([diabetes()]*20, ignore_index=True)

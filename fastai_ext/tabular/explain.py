@@ -11,8 +11,9 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 from fastai.tabular.core import FillMissing
+from .learner import TableLearner
 from .rows import proc, raw_names
-from .trees import TreeLearner, tensors
+from .target import tensors
 
 # %% ../../nbs/tabular/explain.ipynb #e2161a6c
 def _groups(to):
@@ -25,19 +26,21 @@ def _groups(to):
 
 # %% ../../nbs/tabular/explain.ipynb #df4ceb21
 @patch
-def importance(self:TreeLearner,
+def importance(self:TableLearner,
     n:int=5,      # How often each column is shuffled, >= 1
     ds_idx:int=1, # 1: the validation rows; 0: the training rows, which shows what the model uses and not what helps
     dl=None,      # Or these rows with targets: a dataloader or a frame
     seed:int=0,   # Seed of the shuffles
 )->pd.DataFrame:
-    """How much the loss grows when a column is shuffled, the most important first: a frame with the mean and the standard deviation of `n` shuffles.
-    A column and the `_na` column that `FillMissing` made of it are shuffled together, since they say one thing. Of two columns that say the same,
-    neither may seem important. Raises `ValueError` for rows without targets. Breiman, *Random Forests*, 2001."""
+    """How much the loss grows when a column is shuffled, the most important first: a frame with the mean and the
+    standard deviation of `n` shuffles. A column and the `_na` column that `FillMissing` made of it are shuffled
+    together, since they say one thing. Of two columns that say the same, neither may seem important. Raises
+    `ValueError` for rows without targets. Breiman, *Random Forests*, 2001."""
     if n < 1: raise ValueError(f"importance: n={n} shuffles; give 1 or more")
-    dl = self._dl(dl) if dl is not None else self.dls[ds_idx]
+    dl = self.as_dl(dl) if dl is not None else self.dls[ds_idx]
     (x_cat,x_cont),yb = tensors(dl.dataset, self.model.is_class)
-    if not yb or not len(yb[0]): raise ValueError("importance: there are no rows with targets to measure the loss on; give dl=frame")
+    if not yb or not len(yb[0]): raise ValueError("importance: there are no rows with targets to measure the loss on; "
+                                                  "give dl=frame")
     rng,loss = np.random.RandomState(seed),lambda a,b: self.loss_of(self.model(a, b), yb[0]).item()
     base,rows = loss(x_cat, x_cont),{}
     for name,at in _groups(self.dls.train_ds).items():
@@ -47,10 +50,11 @@ def importance(self:TreeLearner,
             for x,i in zip(xs, at, strict=True): x[:,i] = x[perm][:,i]
             grown.append(loss(*xs)-base)
         rows[name] = np.mean(grown),np.std(grown)
-    return pd.DataFrame.from_dict(rows, orient='index', columns=['importance','std']).sort_values('importance', ascending=False)
+    res = pd.DataFrame.from_dict(rows, orient='index', columns=['importance','std'])
+    return res.sort_values('importance', ascending=False)
 
 @patch
-def plot_importance(self:TreeLearner,
+def plot_importance(self:TableLearner,
     max_n:int=20, # At most so many columns
     ax=None,      # Matplotlib axes; a new figure by default
     **kwargs,     # To `importance`
@@ -59,6 +63,7 @@ def plot_importance(self:TreeLearner,
     import matplotlib.pyplot as plt
     imp = self.importance(**kwargs)[:max_n][::-1]
     if ax is None: ax = plt.subplots(figsize=(6, .6+.28*len(imp)), layout='constrained')[1]
-    ax.barh(imp.index.map(str), imp.importance, xerr=imp['std'], color='#0b7a75', alpha=.8, error_kw=dict(lw=1, alpha=.6))
+    ax.barh(imp.index.map(str), imp.importance, xerr=imp['std'], color='#0b7a75', alpha=.8,
+            error_kw=dict(lw=1, alpha=.6))
     ax.set(xlabel='growth of the loss when shuffled')
     return ax

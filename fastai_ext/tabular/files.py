@@ -6,106 +6,28 @@
 __all__ = ['load_tree_learner']
 
 # %% ../../nbs/tabular/files.ipynb #e5c35743
-import hashlib, io, json, os, zipfile
-import numpy as np
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from .archive import read
+from .members import from_state as ensemble_from
+from .store import from_state as trees_from
 
-# %% ../../nbs/tabular/files.ipynb #23ad69c2
-format_name,format_version = 'fastai_ext trees',1
+# %% ../../nbs/tabular/files.ipynb #ca4f4118
+_makers = dict(trees=trees_from, ensemble=ensemble_from)  # kind of file -> how its learner is made
 
-def plain(o, where=''):
-    "`o` as JSON can hold it, numbers of numpy as Python's; raises `ValueError` for what it cannot hold, naming where"
-    if isinstance(o, np.generic): return plain(o.item(), where)
-    if o is None or isinstance(o, (bool,int,float,str)): return o
-    if isinstance(o, dict): return {str(k): plain(v, f'{where}{k}: ') for k,v in o.items()}
-    if isinstance(o, (list,tuple)): return [plain(v, where) for v in o]
-    if isinstance(o, np.ndarray): return plain(o.tolist(), where)
-    raise ValueError(f"export: {where}{o!r} ({type(o).__name__}) cannot be written without pickle; export('model.pkl') writes fastai's pickle instead")
-
-def write(path, meta, blobs):
-    "Write `meta` (dict) and `blobs` (arrays by name) to `path`, whole or not at all; returns the path"
-    path,parts = Path(path),{}
-    for name,a in blobs.items():
-        buffer = io.BytesIO()
-        np.save(buffer, np.ascontiguousarray(a), allow_pickle=False)
-        parts[name] = buffer.getvalue()
-    sums = {n: hashlib.sha256(b).hexdigest() for n,b in parts.items()}
-    body = json.dumps(plain(meta), sort_keys=True)
-    head = json.dumps(dict(format=format_name, version=format_version, sums=sums, meta_sum=hashlib.sha256(body.encode()).hexdigest()))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile(dir=path.parent, suffix='.part', delete=False) as f: tmp = Path(f.name)
-    try:
-        with zipfile.ZipFile(tmp, 'w', zipfile.ZIP_DEFLATED, compresslevel=3) as z:
-            z.writestr('head.json', head)
-            z.writestr('meta.json', body)
-            for n,b in parts.items(): z.writestr(f'{n}.npy', b)
-        os.replace(tmp, path)  # a file that was there stays until the new one is whole
-    finally: tmp.unlink(missing_ok=True)
-    return path
-
-def read(path):
-    "(meta, blobs) of a file that `write` wrote; raises `ValueError` for any other, a damaged or a newer one"
-    path = Path(path)
-    if not path.exists(): raise FileNotFoundError(f"load_tree_learner: there is no file {str(path)!r}")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"load_tree_learner: {path.name} is no file of trees, or it is cut short. If it is a pickle, load_learner reads it, "
-                         "and runs what is in it")
-    try:
-        with zipfile.ZipFile(path) as z:
-            names = set(z.namelist())
-            if 'head.json' not in names: raise ValueError(f"load_tree_learner: {path.name} is another kind of file (perhaps a network's, for load_learner)")
-            head = json.loads(z.read('head.json'))
-            if head.get('format') != format_name: raise ValueError(f"load_tree_learner: {path.name} is another kind of file")
-            if head['version'] > format_version:
-                raise ValueError(f"load_tree_learner: {path.name} was written by a newer fastai_ext (file version {head['version']}, this one reads "
-                                 f"{format_version}): pip install -U fastai_ext")
-            body,blobs = z.read('meta.json'),{}
-            if hashlib.sha256(body).hexdigest() != head['meta_sum']: raise ValueError(f"load_tree_learner: {path.name} is damaged; export it again")
-            for n,s in head['sums'].items():
-                data = z.read(f'{n}.npy')
-                if hashlib.sha256(data).hexdigest() != s: raise ValueError(f"load_tree_learner: {path.name} is damaged; export it again")
-                blobs[n] = np.load(io.BytesIO(data), allow_pickle=False)
-            return json.loads(body),blobs
-    except (zipfile.BadZipFile, KeyError, json.JSONDecodeError, EOFError, UnicodeDecodeError, TypeError) as e:
-        raise ValueError(f"load_tree_learner: {path.name} is damaged ({type(e).__name__}); export it again") from None
-
-def inner(blobs, prefix):
-    "The blobs whose name begins with `prefix/`, without it"
-    return {k.removeprefix(f'{prefix}/'):v for k,v in blobs.items() if k.startswith(f'{prefix}/')}
-
-# %% ../../nbs/tabular/files.ipynb #285b047a
-functions = ('log','exp','log1p','expm1','log2','exp2','sqrt','square','log10','cbrt','sinh','arcsinh')
-
-def function_names(pair):
-    "Names of numpy's functions, or a `ValueError` for any other"
-    if pair is None: return None
-    names = [next((n for n in functions if getattr(np, n) is f), None) for f in pair]
-    if None in names:
-        raise ValueError(f"export: y_tfm can be written without pickle only if both are numpy's ({', '.join(functions)}); "
-                         "export('model.pkl') writes fastai's pickle")
-    return names
-
-def named_functions(names):
-    "numpy's functions of these names"
-    if names is None: return None
-    if any(n not in functions for n in names): raise ValueError(f"load_tree_learner: unknown functions {names}")
-    return tuple(getattr(np, n) for n in names)
-
-# %% ../../nbs/tabular/files.ipynb #a0bb665d
 def load_tree_learner(
     fname,         # The file, as `export` wrote it
     metrics=None,  # fastai metrics, for `validate`
 ):
-    """The learner in `fname`: trees or an ensemble. It has no rows, and predicts as the one that was exported, to the last bit. Nothing in the file is run.
-    Raises `ValueError` for a file that is damaged, newer or another's, `FileNotFoundError` where there is none, `ImportError` for an engine
-    that is not installed."""
-    from fastai_ext.tabular import ensemble, trees  # each knows how to make its learner
+    """The learner in `fname`: trees or an ensemble. It has no rows, and predicts as the one that was exported, to the
+    last bit. Nothing in the file is run. Raises `ValueError` for a file that is damaged, newer or another's,
+    `FileNotFoundError` where there is none, `ImportError` for an engine that is not installed."""
     meta,blobs = read(fname)
-    made = {'trees': trees.from_state, 'ensemble': getattr(ensemble, 'from_state', None)}
-    if meta.get('kind') not in made: raise ValueError(f"load_tree_learner: the file holds {meta.get('kind')!r}, which this version does not know")
-    try: learn = made[meta['kind']](meta, blobs)
+    kind = meta.get('kind')
+    if kind not in _makers:
+        raise ValueError(f"load_tree_learner: the file holds {kind!r}, which this version does not know")
+    try: learn = _makers[kind](meta, blobs)
     except (KeyError,IndexError,TypeError,AttributeError) as e:
-        raise ValueError(f"load_tree_learner: {Path(fname).name} is damaged ({type(e).__name__}: {e}); export it again") from e
+        raise ValueError(f"load_tree_learner: {Path(fname).name} is damaged ({type(e).__name__}: {e}); export it "
+                         "again") from e
     if metrics is not None: learn.metrics = metrics
     return learn

@@ -6,35 +6,46 @@
 __all__ = ['rows_dl']
 
 # %% ../../nbs/tabular/rows.ipynb #bde14898
-import warnings
 import numpy as np
 import pandas as pd
 from fastai.data.transforms import Categorize, EncodedMultiCategorize, Normalize
 from fastai.tabular.core import Categorify, FillMissing
 from fastai.tabular.data import TabularDataLoaders
-from .dls import Tidy
+from .columns import numbers, some
+from .tidy import Tidy, class_codes, warn_gaps, warn_unseen
 
 # %% ../../nbs/tabular/rows.ipynb #38975bc6
-def proc(to, cls):
-    "The processing step of type `cls` in the `TabularPandas` `to`, or None; `Categorize` is the step of one category, not of several labels"
-    if cls is Categorize: return next((p for p in to.procs.fs if isinstance(p, cls) and not isinstance(p, EncodedMultiCategorize)), None)
-    return next((p for p in to.procs.fs if isinstance(p, cls)), None)
+def proc(
+    to,  # A `TabularPandas`
+    cls, # A class of processing steps; `Categorize` is the step of one category, not of several labels
+):
+    "The processing step of type `cls`, or None"
+    steps = [p for p in to.procs.fs if isinstance(p, cls)]
+    if cls is Categorize: steps = [p for p in steps if not isinstance(p, EncodedMultiCategorize)]
+    return steps[0] if steps else None
 
-def raw_names(to):
-    "The columns that new rows must have for the `TabularPandas` `to`: category and continuous names, without the `_na` columns that `FillMissing` makes"
+def raw_names(
+    to, # A `TabularPandas`
+):
+    "(categories, numbers) that new rows must have: without the `_na` columns that `FillMissing` makes"
     fill = proc(to, FillMissing)
     made = {f'{n}_na' for n in fill.na_dict} if fill is not None and fill.add_col else set()
     return [n for n in to.cat_names if n not in made], list(to.cont_names)
 
-def medians(to):
-    "The training median of each continuous column of the `TabularPandas` `to`, in the units of the frame it was made from"
+def medians(
+    to, # A `TabularPandas`
+):
+    "The training median of each continuous column, in the units of the frame it was made from"
     row = to.items.iloc[:1].copy()
     row[list(to.cont_names)] = row[list(to.cont_names)].astype('float64')
     for n in to.cont_names: row[n] = float(to.items[n].median())
     return to.new(row).decode().items.iloc[0][list(to.cont_names)].to_dict()
 
-def row_dtypes(to):
-    "The precision of each continuous column of the `TabularPandas` `to` before it was processed, so that a row is rounded as its twin was there"
+def row_dtypes(
+    to, # A `TabularPandas`
+):
+    """The precision of each continuous column before it was processed, so that a row is rounded as its twin was in
+    training"""
     norm = proc(to, Normalize)
     return {n: _dtype(to.items[n], None if norm is None else (norm.means[n], norm.stds[n])) for n in to.cont_names}
 
@@ -42,53 +53,49 @@ def _dtype(col, normal):
     if col.dtype.kind != 'f': return 'float64'
     if normal is None or col.dtype == 'float32': return str(col.dtype)
     values,(mean,std) = col.iloc[:1000].dropna().to_numpy(),normal
-    single = (values*std+mean).astype('float32').astype('float64')  # `reduce_memory` rounds a column before `Normalize` makes it float64
+    single = (values*std+mean).astype('float32').astype('float64')  # `reduce_memory` rounds before `Normalize` widens
     return 'float32' if len(values) and ((single-mean)/std == values).all() else 'float64'
 
-def row_facts(to):
-    "What `rows_dl` must know of the training rows of the `TabularPandas` `to`, for when they are gone: the precision and median of each continuous column"
+def row_facts(
+    to, # A `TabularPandas` of the training rows
+):
+    "What `rows_dl` must know of the training rows for when they are gone: precision and median of each number"
     return dict(dtypes=row_dtypes(to), medians=medians(to))
 
 # %% ../../nbs/tabular/rows.ipynb #864100dc
-def frame_of(rows):
-    "A new frame of `rows`: a frame, a row as a Series or a dict, or a list of dicts"
+def frame_of(
+    rows, # A frame, a row as a Series or a dict, or a list of dicts
+):
+    "A new frame of `rows`; raises `TypeError` for anything else"
     if isinstance(rows, pd.DataFrame): return rows.copy()
     if isinstance(rows, pd.Series): rows = rows.to_dict()
     if isinstance(rows, dict): rows = [rows]
     if not isinstance(rows, (list,tuple)) or not all(isinstance(r, dict) for r in rows):
-        raise TypeError(f"rows_dl: rows of type {type(rows).__name__}; give a DataFrame, a Series, a dict or a list of dicts")
+        raise TypeError(f"rows_dl: rows of type {type(rows).__name__}; give a DataFrame, a Series, a dict or a list of "
+                        "dicts")
     return pd.DataFrame(rows)
 
-def _some(o, n=5): return ', '.join(map(repr, list(o)[:n])) + (', …' if len(o) > n else '')
-
-def _category(col, levels):
-    "`col` as a Categorical of the training `levels`, its unseen values missing; warns of them"
+def _category(col, seen, vocab):
+    "`col` as a Categorical of `vocab`, the values that are not in `seen` missing; warns of them"
     values = col.astype(object)
-    seen = values.isin(levels)
-    unseen = values[values.notna() & ~seen]
-    if len(unseen):
-        kinds = ' (as text; the training levels are not text)' if isinstance(unseen.iloc[0], str) and not any(isinstance(o, str) for o in levels) else ''
-        warnings.warn(f"{len(unseen)} of {len(col)} values of column '{col.name}' were not seen in training and become '#na#'{kinds}: "
-                      f"{_some(unseen.unique())}", stacklevel=3)
-    return pd.Series(pd.Categorical(values.where(seen, None), categories=levels), index=col.index, name=col.name)
+    known = values.isin(seen)
+    unseen = values.notna() & ~known
+    if unseen.any(): warn_unseen(col, unseen, seen)
+    return pd.Series(pd.Categorical(values.where(known, None), categories=vocab), index=col.index, name=col.name)
 
 def _number(col, dtype='float64'):
     "`col` as floats, missing values as NaN; raises for text and infinities"
-    try: out = pd.to_numeric(col.astype(object).where(col.notna(), np.nan)).astype('float64')
-    except (ValueError,TypeError) as e: raise ValueError(f"column '{col.name}' must be numbers, as in training: {e}") from None
+    out = numbers(col)
     if np.isinf(out).any(): raise ValueError(f"column '{col.name}' has infinite values; clip them or make them missing")
     return out.astype(dtype)
 
 def _target(frame, to):
-    "Whether `frame` holds every target; raises for classes that training did not have"
+    "Whether `frame` holds every target; makes them plain, and raises for classes that training did not have"
     if not len(to.y_names) or any(n not in frame for n in to.y_names): return False
     cat = proc(to, Categorize)
-    for n in to.y_names if cat is not None else ():
-        unseen = frame[n][~frame[n].isin(list(cat.vocab))]
-        if len(unseen): raise ValueError(f"target '{n}' has values that are not in the vocabulary {list(cat.vocab)}: "
-                                         f"{_some(unseen.unique())}; correct them, or drop the column to predict")
-        frame[n] = pd.Categorical(frame[n].astype(object), categories=list(cat.vocab))
-    for n in to.y_names if cat is None else (): frame[n] = _number(frame[n])
+    for n in to.y_names:
+        if cat is None: frame[n] = _number(frame[n])
+        else: frame[n] = pd.Categorical.from_codes(class_codes(frame[n], list(cat.vocab)), categories=list(cat.vocab))
     return True
 
 # %% ../../nbs/tabular/rows.ipynb #1d31eb30
@@ -100,34 +107,36 @@ def rows_dl(
     facts:dict=None,         # What `row_facts` found, where `dls` has the training rows no more
     **kwargs                 # To the new `TabDataLoader`, such as `bs`
 ):
-    """A `TabDataLoader` of `rows`, encoded as the training rows of `dls`: the same values give the same codes, as text, category or object,
-    in any column order, with any further columns. Unseen levels become `#na#`, and missing numbers in a column that had none in training
-    become the training median, each with a warning that counts them. Raises `KeyError` for missing columns and `ValueError` for text
-    or infinities in a continuous column and for unknown target classes."""
+    """A `TabDataLoader` of `rows`, encoded as the training rows of `dls`: the same values give the same codes, as
+    text, category or object, in any column order, with any further columns. Unseen levels become `#na#`, and
+    missing numbers in a column that had none in training become the training median, each with a warning that
+    counts them. Raises `KeyError` for missing columns and `ValueError` for text or infinities in a continuous
+    column and for unknown target classes."""
     to,frame = dls.train_ds,frame_of(rows)
     if proc(to, Tidy) is not None: return _tidy_dl(dls, frame, with_y, **kwargs)
     cats,conts = raw_names(to)
     missing = [n for n in cats+conts if n not in frame]
-    if missing: raise KeyError(f"the rows lack columns that training had: {_some(missing, 10)}")
+    if missing: raise KeyError(f"the rows lack columns that training had: {some(missing, 10)}")
     has_y = with_y and _target(frame, to)
     frame = frame[cats + conts + (list(to.y_names) if has_y else [])]
     catfy,fill = proc(to, Categorify),proc(to, FillMissing)
-    for n in cats if catfy is not None else (): frame[n] = _category(frame[n], (levels or {}).get(n, list(catfy.classes[n])[1:]))
-    for n in cats if catfy is not None and levels else ():  # the codes are those of the whole vocabulary
-        frame[n] = frame[n].cat.set_categories(list(catfy.classes[n])[1:])
+    if catfy is not None:
+        for n in cats:
+            vocab = list(catfy.classes[n])[1:]  # the codes are those of the whole vocabulary
+            frame[n] = _category(frame[n], (levels or {}).get(n, vocab), vocab)
     dtypes = facts['dtypes'] if facts else row_dtypes(to)
-    for n in conts: frame[n] = _number(frame[n], dtypes[n])  # to the precision of training, so that a row is rounded as its twin was there
+    for n in conts: frame[n] = _number(frame[n], dtypes[n])  # the precision of training: rounded as its twin
     nans = [n for n in conts if fill is not None and n not in fill.na_dict and frame[n].isna().any()]
     if nans:
         fills = facts['medians'] if facts else medians(to)
         for n in nans:
-            warnings.warn(f"{frame[n].isna().sum()} of {len(frame)} values of column '{n}' are missing, where training had none missing; "
-                          f"they become the training median, {fills[n]:.4g}", stacklevel=2)
+            warn_gaps(n, frame[n].isna(), fills[n])
             frame[n] = frame[n].fillna(fills[n])
     new = to.new(frame)
     new.process()
     return dls.valid.new(new, **kwargs)
 
+# %% ../../nbs/tabular/rows.ipynb #e0d57df2
 def _tidy_dl(dls, frame, with_y, **kwargs):
     "As `rows_dl`, where `Tidy` does the work"
     to = dls.train_ds
