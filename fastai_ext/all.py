@@ -61,6 +61,7 @@ from .tabular.network import *
 from .tabular.auto import *
 from .tabular.explain import *
 from .tabular.effects import *
+from .tabular.related import *
 from .tabular.draw import *
 from .callbacks import *
 from .contract.check import *
