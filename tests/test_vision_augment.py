@@ -216,7 +216,7 @@ def test_15_spawned_workers(folder, tmp_path_factory):
     script = tmp_path_factory.mktemp('spawn')/'run.py'
     script.write_text(SPAWN)
     out = subprocess.run([sys.executable, '-W', 'ignore', str(script), str(folder)], capture_output=True, text=True,
-                         check=True).stdout
+                         check=True, timeout=120).stdout
     here = loaders(folder, [Watermark(text='hi', pos='random', size=(.2,.9), rotate=(-40,40), opacity=(.2,1),
                                       p=.8)]).train
     assert out.strip() == str(sorted(map(zlib.crc32, epoch(here))))
@@ -297,7 +297,7 @@ def test_no_other_loader_changes():
     "Importing this leaves fastai's loader as it is; only a loader with a mark becomes a `MarkedDL`"
     code = ("from fastai.data.core import TfmdDL\nbefore = TfmdDL.before_iter\nimport fastai_ext.all\nassert "
             "TfmdDL.before_iter is before")
-    subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
+    subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True, timeout=120)
 
 def test_mirrored_text_is_said():
     from fastai.vision.all import DataBlock, ImageBlock, aug_transforms
@@ -328,3 +328,10 @@ def test_auto_colour_and_quiet_place_in_a_batch():
     for o,im in zip(out, a, strict=True):
         want = torch.from_numpy(np.asarray(stamp(Image.fromarray(im), mark)).copy()).permute(2,0,1)/255
         assert (o - want).abs().max() < 1/250
+
+def test_tensors_in_the_wrong_place_are_refused_by_name():
+    one = TensorImage(torch.rand(3, 20, 20))
+    with pytest.raises(ValueError, match=r'shape \(3, 20, 20\) is no batch.*x\[None\]'): WatermarkBatch(text='me')(one)
+    with pytest.raises(ValueError, match='a tensor already; give Watermark in item_tfms'): Watermark(text='me')(one)
+    with pytest.raises(ValueError, match='TensorImage is no picture; open it first'): stamp(one, Mark('me'))
+    with pytest.raises(ValueError, match='n x c x h x w'): stamp_batch(one, [None])

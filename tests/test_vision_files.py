@@ -23,7 +23,8 @@ arr = np.asarray
 
 def tags(path):
     "All tags but those of the file system and of how the pixels are stored"
-    out = subprocess.run(['exiftool','-j','-a','-G1','-n', path], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(['exiftool','-j','-a','-G1','-n', path], capture_output=True, text=True, check=True,
+                         timeout=120).stdout
     gone = 'System:','File:','Composite:','ExifTool:','SourceFile','IFD0:Strip','MPImage','IFD1:ThumbnailOffset'
     return {k:v for k,v in json.loads(out)[0].items() if not k.startswith(gone)}
 
@@ -45,7 +46,7 @@ def described(path, suffix):
         (path.parent/'thumb.jpg').write_bytes(thumbnail())
         more += [f"-ThumbnailImage<={path.parent/'thumb.jpg'}"]
     done = subprocess.run(['exiftool','-overwrite_original','-charset','iptc=utf8', *WRITE, *more, path],
-                          capture_output=True, text=True)
+                          capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return path
 
@@ -62,7 +63,7 @@ def test_02_no_place_is_left_anywhere(tmp_path, suffix):
     if suffix != 'jp2': assert left['XMP-dc:Title'] == 'Grüße' and left['IFD0:Artist'] == 'Jörg Müller'
     Image.open(b).load()
     if shutil.which('identify') and suffix in ('jpg','png','tif'):
-        seen = subprocess.run(['identify','-verbose', b], capture_output=True, text=True).stdout
+        seen = subprocess.run(['identify','-verbose', b], capture_output=True, text=True, timeout=120).stdout
         assert 'GPS' not in seen and 'Berlin' not in seen
 
 def test_02_texts_that_a_converter_wrote_into_a_png(tmp_path):
@@ -86,7 +87,8 @@ def test_04_every_tag_is_as_it_was(tmp_path, suffix):
     a,b = described(tmp_path/f'a.{suffix}', suffix),tmp_path/f'b.{suffix}'
     p = save_stamped(a, b, mark)
     assert tags(a) == tags(b) and p.notes == ()
-    before,after = (subprocess.run(['exiftool','-b','-ThumbnailImage', f], capture_output=True).stdout for f in (a,b))
+    before,after = (subprocess.run(['exiftool','-b','-ThumbnailImage', f], capture_output=True,
+                                   timeout=120).stdout for f in (a,b))
     if suffix == 'jpg':
         x,y = (arr(Image.open(io.BytesIO(d)).convert('RGB')).astype(int) for d in (before,after))
         placed = mark.place((160,106))

@@ -226,9 +226,8 @@ def many(tmp_path_factory, jpegs):
 
 ARGS = '--text', '© me', '--pos', 'random', '--size', '.2:.5', '--opacity', '.3:.9', '--rotate', '-30:30'
 
-@pytest.mark.parametrize('sig,n_workers,group', [(signal.SIGINT,2,True), (signal.SIGTERM,2,True),
-                                                 (signal.SIGTERM,2,False), (signal.SIGINT,1,True),
-                                                (signal.SIGTERM,1,True)])
+@pytest.mark.parametrize('sig,n_workers,group', [(signal.SIGINT,2,True), (signal.SIGTERM,2,False),
+                                                 (signal.SIGINT,1,True)])
 def test_18_interrupted_then_resumed(many, tmp_path, sig, n_workers, group):
     "Ctrl-C goes to all processes of a terminal's group; `kill` to one"
     src,want = many
@@ -287,13 +286,20 @@ def test_18_what_a_power_cut_left_is_swept(src, tmp_path, monkeypatch):
     stamp_folder(src, tmp_path/'dst', MARK, n_workers=1)
     assert not old.exists() and not new.exists() and mine.exists()
 
+DIES = '''
+import os
+from fastai_ext.vision.mark import Mark
 class DiesOn(Mark):
     "A mark that kills the process on pictures of one size, as too little memory does"
     def place(self, size, *args):
         if size==(13,13): os._exit(9)
         return super().place(size, *args)
+'''
 
-def test_a_picture_that_kills_its_worker_is_named(src, tmp_path):
+def test_a_picture_that_kills_its_worker_is_named(src, tmp_path, monkeypatch):
+    (tmp_path/'dies_on.py').write_text(DIES)
+    monkeypatch.syspath_prepend(tmp_path)
+    from dies_on import DiesOn
     for p in list(src.rglob('*.jpg'))[2:]: p.unlink()
     Image.new('RGB', (13,13)).save(src/'killer.png')
     run = stamp_folder(src, tmp_path/'dst', DiesOn('me'), n_workers=2)
@@ -348,7 +354,7 @@ def test_argument_errors(args, says, capfd):
 def in_namespace(script):
     "Run a shell script where mounting is allowed and concerns nobody else"
     probe = shutil.which('unshare') and subprocess.run(['unshare','-rm','mount','-t','tmpfs','tmpfs','/mnt'],
-                                                       capture_output=True)
+                                                       capture_output=True, timeout=120)
     if not probe or probe.returncode: pytest.skip('mounting in a namespace is not allowed here')
     return subprocess.run(['unshare','-rm','sh','-c',script], env=ENV, capture_output=True, text=True, timeout=120)
 
@@ -392,7 +398,7 @@ def test_18_a_quota_leaves_nothing_cut(src, tmp_path, n):
             f"resource.setrlimit(resource.RLIMIT_FSIZE, ({n},{n})); "
             "from fastai_ext.vision.command import main; sys.exit(main())")
     res = subprocess.run([sys.executable, '-c', code, src, tmp_path/'dst', '--text', 'me', '--n_workers', '1'], env=ENV,
-                         capture_output=True, text=True)
+                         capture_output=True, text=True, timeout=120)
     assert res.returncode in (1,2) and 'File too large' in res.stderr, res.stderr
     assert whole(tmp_path/'dst', src) == 0
 
@@ -451,7 +457,7 @@ def test_18_killed_at_random_moments(many, tmp_path):
     "Here a few times; benchmarks/watermark_kill.py does it two hundred times"
     src,want = many
     rng,dst = random.Random(0),tmp_path/'dst'
-    for _ in range(5):
+    for _ in range(3):
         kill_after(rng.uniform(0, .3), src, dst)
         assert whole(dst, src) > 0
     stamp_folder(src, dst, MARK, n_workers=1)
@@ -466,13 +472,16 @@ def kill_after(seconds, src, dst):
     time.sleep(seconds)
     for o in [psutil.Process(p.pid), *psutil.Process(p.pid).children(recursive=True)]:
         with contextlib.suppress(psutil.Error): o.kill()
-    p.wait()
+    p.wait(30)
     for part in dst.rglob('*.part') if dst.exists() else (): part.unlink()
 
 # ---- what a second run knows
 
-def test_13_a_second_run_knows_of_which_picture_and_which_mark(src, tmp_path):
+def test_13_a_second_run_knows_of_which_picture_and_which_mark(src, tmp_path, capfd):
     dst = tmp_path/'dst'
+    def command(*args):
+        code = main([*map(str, args), '--n_workers', '1'])
+        return subprocess.CompletedProcess(args, code, *capfd.readouterr())
     assert command(src, dst, '--text', 'one').returncode == 0
     again = command(src, dst, '--text', 'one')
     assert again.returncode == 0 and again.stdout == '0 stamped, 6 already there\n'
@@ -576,7 +585,7 @@ class Spy(Mark):
 def test_help_and_argument_errors_come_before_heavy_imports():
     for args,code in ((['--help'],0), (['a'],2)):
         res = subprocess.run([sys.executable, '-X', 'importtime', *CLI[1:], *args], env=ENV, capture_output=True,
-                             text=True)
+                             text=True, timeout=120)
         assert res.returncode == code and not re.search(r'\| +(PIL|numpy|torch|fastai|matplotlib)\b', res.stderr)
 
 def test_every_argument_of_a_mark_has_an_option():

@@ -1,5 +1,5 @@
 "What a mark is and where it goes: acceptance tests 5, 6, 7, 12, the mark's part of 15, and bad input"
-import pickle, subprocess, sys, warnings
+import re, pickle, subprocess, sys, warnings
 from pathlib import Path
 import matplotlib, numpy as np, pytest
 from hypothesis import given, settings, strategies as st
@@ -187,7 +187,7 @@ def test_15_placement_is_the_same_in_another_process_and_after_pickling():
     there = subprocess.run([sys.executable, '-c', 'import pickle,sys,zlib; m=pickle.load(sys.stdin.buffer); '
                                                   'p=m.place((300,200),7,"a.jpg"); '
         'print(p.xy, p.patch.opacity, zlib.crc32(p.alpha().tobytes()))'], input=pickle.dumps(m), capture_output=True,
-        check=True).stdout.decode().strip()
+        check=True, timeout=120).stdout.decode().strip()
     import zlib
     p = m.place((300,200), 7, 'a.jpg')
     assert there == f"{p.xy} {p.patch.opacity} {zlib.crc32(p.alpha().tobytes())}"
@@ -308,3 +308,13 @@ def test_an_old_pickle_of_arguments_opens(tmp_path):
     m = Mark('© {name}', color='auto', pos=['tl','br'], size=(.1,.2))
     again = pickle.loads(pickle.dumps(m))
     assert again == m and hash(again) == hash(m) and eval(repr(m)) == m and again.looks and again.fields == ('name',)
+
+CONTROL = {'a\tb':'U+0009', 'a\x07':'U+0007', 'a\rb':'U+000D', 'a\u2028b':'U+2028', 'a\ud800':'U+D800', '\0':'U+0000'}
+
+@pytest.mark.parametrize('text', CONTROL, ids=repr)
+def test_14_control_characters_are_refused_by_name(text):
+    with pytest.raises(ValueError, match=f'cannot be drawn.*{re.escape(CONTROL[text])}.*take them out'): Mark(text)
+
+def test_14_lines_of_windows_are_lines():
+    assert Mark('two\r\nlines') == Mark('two\nlines')
+    with pytest.raises(ValueError, match='text=3 is no text'): Mark(3)

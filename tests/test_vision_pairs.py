@@ -184,7 +184,7 @@ def test_15_spawned_workers(folder, tmp_path):
     (tmp_path/'run.py').write_text(SPAWN)
     env = {**os.environ, 'PYTHONPATH': str(root)}
     res = subprocess.run([sys.executable, '-W', 'ignore', tmp_path/'run.py', folder], capture_output=True, text=True,
-                         env=env)
+                         env=env, timeout=120)
     assert res.returncode == 0, res.stderr
     assert res.stdout.strip() == str(sorted(zlib.crc32(x) for _,
                                             x in epoch(loaders(folder, WatermarkPair(**WILD)).valid)))

@@ -143,7 +143,9 @@ class Mark(MarkSpec):
         most = 4 if rel != 'pixels' else 100_000
         for n,v in dict(jitter=jitter, stroke=stroke, spacing=spacing).items():
             if isinstance(v, tuple): raise ValueError(f"Mark: {n}={v!r} cannot be a range; give one number")
-        if isinstance(text, str): text = text.replace('\r\n', '\n')
+        if text is not None:
+            if not isinstance(text, str): raise ValueError(f"Mark: text={text!r} is no text; give a str")
+            text = text.replace('\r\n', '\n')
         super().__init__(text=text, logo=logo if logo is None or isinstance(logo, Logo) else Logo(logo), pos=_pos(pos),
             size=_number('size', size, 1e-4, most, .25 if most == 4 else 40), rel=_one_of('rel', rel, _RELS),
             margin=_number('margin', margin, 0, .45, .02), opacity=_number('opacity', opacity, 0, 1, .4),

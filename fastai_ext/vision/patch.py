@@ -67,7 +67,6 @@ def right_to_left(text:str) -> bool:
 
 def check_text(text, font, layout):
     "Raise `ValueError` for a text that `font` cannot draw; warn for right-to-left text that nothing here will shape"
-    if not isinstance(text, str): raise ValueError(f"Mark: text={text!r} is no text; give a str")
     if not text.strip(): raise ValueError(f"Mark: text={text!r} has nothing to draw; give some letters, or a logo=")
     if control := [c for c in dict.fromkeys(text) if c != '\n' and unicodedata.category(c) in ('Cc','Cs','Zl','Zp')]:
         names = ', '.join(f"{c!r} (U+{ord(c):04X})" for c in control)
