@@ -1,5 +1,5 @@
 "The site builds without a warning, and stands in a browser as it lies on the disk: search, console, width, requests"
-import filecmp, re, shutil, subprocess, sys
+import filecmp, os, re, shutil, subprocess, sys
 
 import pytest, yaml
 from filelock import FileLock
@@ -106,6 +106,26 @@ def test_pages_can_be_read_by_everybody(site, tab, tmp_path_factory):
         weight = sum(f.stat().st_size for f in files)
         if weight > 2**20: heavy[p] = weight
     assert faults == {} and heavy == {}
+
+def test_every_picture_says_what_is_seen(site):
+    "Words for those who do not see it, and more than a title"
+    silent = {}
+    for p in pages(site):
+        article = (site/p).read_text(encoding='utf-8').partition('<article')[2]
+        for img in re.findall(r'<img[^>]*>', article):
+            alt = re.search(r'alt="([^"]*)"', img)
+            if p != 'py-modindex.html' and (not alt or len(alt[1].split()) < 6): silent.setdefault(p, []).append(img[:150])
+    assert silent == {}
+
+def test_cheat_sheet_and_gallery_are_made_of_the_pages(site):
+    sheet,gallery = ((site/f'guide/{p}.html').read_text(encoding='utf-8') for p in ('settings','gallery'))
+    given = [nb for nb in notebooks() if re.search(r'"## Suggested settings', nb.read_text(encoding='utf-8'))]
+    assert len(given) > 20
+    for nb in given:
+        page = os.path.relpath(nb.with_suffix('.html'), 'nbs/guide').replace(os.sep, '/')
+        assert f'href="{page}"' in sheet, f'{nb}: its section "Suggested settings" is empty'
+    shown = re.findall(r'<a[^>]*href="([^"]+)"[^>]*><img', gallery)
+    assert len(shown) > 30 and all((site/'guide'/o).exists() for o in shown)
 
 def test_our_names_can_be_linked_to_from_elsewhere(site):
     from sphinx.util.inventory import InventoryFile

@@ -45,6 +45,7 @@ def write_llms(out, pages, sections):
 
 def write_sources(src, sections):
     "Write the MyST notebooks of all pages to the folder `src`; returns the pages as read"
+    from collect import gallery, settings
     from dialect import fold, folded, names, read_on, to_myst, toctrees
     from links import Links
     from pages import read_page
@@ -52,8 +53,11 @@ def write_sources(src, sections):
     if src.exists(): shutil.rmtree(src)
     pages = {p: read_page(nbs/f'{p}.ipynb', root) for p in ['index', *(p for _,ps in sections for p in ps if not p.endswith('.md'))]}
     links,words,related = Links(pages),read_words(pages),read_on(pages)
-    for name,page in pages.items():
-        nb = to_myst(page, name, links)
+    made = {name: to_myst(page, name, links) for name,page in pages.items()}
+    order = [p for _,ps in sections for p in ps if p in pages]
+    made['guide/settings']['cells'].append(settings(pages, order, links))
+    made['guide/gallery']['cells'].append(gallery(pages, made, order, src))
+    for name,nb in made.items():
         if name in words: nb['cells'].insert(1, dict(cell_type='markdown', metadata={}, source=entries(words[name])))
         if name in related: nb['cells'].append(related[name])
         if name == 'all': nb['cells'].append(names(pages, sections, links))

@@ -53,7 +53,9 @@ class Readme:
         code = option.sub('', c.source).strip('\n')
         shown = [] if opts.get('echo') == 'false' else [fenced(code, 'python')]
         if opts.get('code-fold') == 'true': shown = [f'<details><summary>Code</summary>\n\n{shown[0]}\n\n</details>']
-        return shown + ([] if opts.get('output') == 'false' else [self.output(o) for o in outputs(c.get('outputs', []), 'nbs/index.ipynb')])
+        if opts.get('output') == 'false': return shown
+        self.alt = (opts.get('fig-alt') or self.section).strip('"')
+        return shown + [self.output(o) for o in outputs(c.get('outputs', []), 'nbs/index.ipynb')]
 
     def markdown(self, text):
         for l in text.splitlines():
@@ -79,7 +81,7 @@ class Readme:
         n = sum(f.startswith(slug) for f in self.files) + 1
         name = f'{slug}{"" if n == 1 else f"-{n}"}.{ext}'
         self.files[name] = data
-        return f'![{self.section}]({self.images}/{name})'
+        return f'![{self.alt}]({self.images}/{name})'
 
 def write_readme(root, out=None):
     "Write README.md and its pictures below `out` (the repository itself if none), and remove pictures it no longer shows"
