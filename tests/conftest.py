@@ -1,5 +1,5 @@
 "What every test shares: where the checkout is, and a coverage floor for whole runs only"
-import os, subprocess
+import functools, os, subprocess
 from pathlib import Path
 
 import pytest
@@ -9,10 +9,20 @@ os.environ.setdefault('MPLBACKEND', 'agg')
 os.environ.pop('PYTHONWARNINGS', None)  # a caller's filter would hide the warnings that pages promise
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # two workers on two cores; equal sums on every machine
 
+_run = subprocess.run
+
+@functools.wraps(_run)
+def run_with_limit(*args, timeout=110, **kwargs):
+    "`subprocess.run` with a time limit where a test gives none: a child that hangs is killed, and the test says so"
+    return _run(*args, timeout=timeout, **kwargs)
+
+subprocess.run = run_with_limit
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
     "A part of the suite cannot reach the floor of the whole: hold the floor only where the whole is run"
-    whole = config.args_source == pytest.Config.ArgsSource.TESTPATHS and not (config.option.keyword or config.option.markexpr)
+    whole = config.args_source == pytest.Config.ArgsSource.TESTPATHS and not (config.option.keyword
+                                                                              or config.option.markexpr)
     if not whole and hasattr(config.option, 'cov_fail_under'): config.option.cov_fail_under = 0
 
 def tracked(*patterns):
@@ -21,4 +31,5 @@ def tracked(*patterns):
                          cwd=root, capture_output=True, text=True, check=True).stdout
     return sorted(Path(f) for f in out.splitlines() if (root/f).exists())
 
-def notebooks(): return [f for f in tracked('nbs/*.ipynb', 'nbs/**/*.ipynb') if not any(p.startswith(('_', '.')) for p in f.parts)]
+def notebooks():
+    return [f for f in tracked('nbs/*.ipynb', 'nbs/**/*.ipynb') if not any(p.startswith(('_', '.')) for p in f.parts)]

@@ -40,7 +40,8 @@ def torch_sgd(): return contract_learner(opt_func=partial(OptimWrapper, opt=part
 def torch_loaders():
     learn = contract_learner()
     train,valid = TorchLoader(SynthItems(56), 16, shuffle=True),TorchLoader(SynthItems(24, seed=1), 16)
-    return Learner(DataLoaders(train, valid), learn.model, CrossEntropyLossFlat(), splitter=body_and_head, metrics=accuracy, lr=1e-2)
+    return Learner(DataLoaders(train, valid), learn.model, CrossEntropyLossFlat(), splitter=body_and_head,
+                   metrics=accuracy, lr=1e-2)
 
 def empty_validation():
     learn = contract_learner()
@@ -59,16 +60,19 @@ def text():
     x = torch.randint(1, 30, (48, 12), generator=gen)
     items = list(zip(x, (x[:, 0] > 15).long()))
     dls = DataLoaders(DataLoader(items[:32], bs=8, shuffle=True), DataLoader(items[32:], bs=8))
-    config = dict(emb_sz=8, n_hid=12, n_layers=2, pad_token=0, bidir=False, output_p=.1, hidden_p=.1, input_p=.1, embed_p=.0, weight_p=.1)
+    config = dict(emb_sz=8, n_hid=12, n_layers=2, pad_token=0, bidir=False, output_p=.1, hidden_p=.1, input_p=.1,
+                  embed_p=.0, weight_p=.1)
     model = get_text_classifier(AWD_LSTM, 30, 2, seq_len=8, config=config, max_len=24)
-    return Learner(dls, model, CrossEntropyLossFlat(), metrics=accuracy, splitter=two_parts, cbs=[ModelResetter(), RNNCallback()], lr=1e-2)
+    return Learner(dls, model, CrossEntropyLossFlat(), metrics=accuracy, splitter=two_parts,
+                   cbs=[ModelResetter(), RNNCallback()], lr=1e-2)
 
 def tabular():
     rng = np.random.default_rng(0)
     df = pd.DataFrame(dict(kind=rng.choice(list('abc'), 80), size=rng.normal(size=80), age=rng.normal(size=80)))
     df.loc[::9, 'age'] = np.nan
     df['y'] = np.where(df['size'] + (df.kind=='a') > 0, 'yes', 'no')
-    dls = TabularDataLoaders.from_df(df, procs=[Categorify, FillMissing, Normalize], cat_names=['kind'], cont_names=['size', 'age'],
+    dls = TabularDataLoaders.from_df(df, procs=[Categorify, FillMissing, Normalize], cat_names=['kind'],
+                                     cont_names=['size', 'age'],
                                      y_names='y', valid_idx=list(range(60, 80)), bs=16)
     return tabular_learner(dls, layers=[8, 4], metrics=accuracy)
 
@@ -104,19 +108,23 @@ def _split(items): return list(range(16)),list(range(16, 24))
 
 def small_net(pretrained=False):
     "A model of torchvision's make: a body and, behind it, a pool and a head"
-    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Linear(8, 2))
+    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+                         nn.Linear(8, 2))
 
 def pictures():
     "A `DataBlock` with random augmentation and a model of torchvision, as `vision_learner` makes it"
     block = DataBlock((ImageBlock, CategoryBlock), get_items=_numbers, get_x=_picture, get_y=_label,
                       splitter=_split, batch_tfms=aug_transforms(size=16))
     dls = block.dataloaders(24, bs=4, num_workers=0)
-    return vision_learner(dls, small_net, pretrained=False, normalize=False, n_out=2, metrics=accuracy, cut=-2, concat_pool=False)
+    return vision_learner(dls, small_net, pretrained=False, normalize=False, n_out=2, metrics=accuracy, cut=-2,
+                          concat_pool=False)
 
 def collab():
     rng = np.random.default_rng(0)
-    df = pd.DataFrame(dict(user=rng.integers(0, 9, 90), item=rng.integers(0, 9, 90), rating=rng.integers(1, 6, 90).astype(float)))
+    df = pd.DataFrame(dict(user=rng.integers(0, 9, 90), item=rng.integers(0, 9, 90),
+                           rating=rng.integers(1, 6, 90).astype(float)))
     return collab_learner(CollabDataLoaders.from_df(df, bs=16, seed=0), n_factors=4, y_range=(0, 5.5))
 
-ordinary = [torch_optimizer, torch_sgd, torch_loaders, empty_validation, with_mixup, with_save_model, with_early_stopping,
-            with_accumulation, mixed_precision, text, tabular, several_inputs, multi_label, regression, pictures, collab]
+ordinary = [torch_optimizer, torch_sgd, torch_loaders, empty_validation, with_mixup, with_save_model,
+            with_early_stopping, with_accumulation, mixed_precision, text, tabular, several_inputs, multi_label,
+            regression, pictures, collab]

@@ -17,7 +17,8 @@ def directives(source):
 def as_run(cells, skip_flags=('slow',)):
     "The sources to run: exported cells become one import of their module, cells not meant for tests are left out"
     module = next((d[1] for c in cells for d in directives(c) if d[:1] == ['default_exp']), None)
-    taken = f'import fastai_ext.{module} as _m; globals().update({{k:v for k,v in vars(_m).items() if not k.startswith("__")}})'
+    taken = (f'import fastai_ext.{module} as _m; '
+             'globals().update({k:v for k,v in vars(_m).items() if not k.startswith("__")})')
     for c in cells:
         marks = directives(c)
         words = {d[0].rstrip(':') for d in marks if d}
@@ -35,7 +36,8 @@ def run(path, skip_flags=('slow',)):
     for src in sources:
         outputs = shell.run(src)
         if shell.exc:
-            print(f'\n--- {path}, in the cell\n{src}\n', *[''.join(o.get('traceback', o.get('text', []))) for o in outputs], file=sys.stderr)
+            print(f'\n--- {path}, in the cell\n{src}\n', *[''.join(o.get('traceback', o.get('text', [])))
+                                                           for o in outputs], file=sys.stderr)
             raise shell.exc
     return sources
 

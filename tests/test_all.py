@@ -13,5 +13,7 @@ def test_the_names_of_the_four_families_are_there():
 
 def test_no_name_of_fastai_is_taken():
     star = "from fastai.vision.all import *\nfrom fastai.tabular.all import *\nfrom fastai.text.all import *\n"
-    code = f"a = {{}}\nexec({star!r}, a)\nimport fastai_ext.all as m\nprint(*[o for o in m.__all__ if o in a and a[o] is not getattr(m, o)])"
-    assert set(run(code)) <= {'Mark'}  # the HTML element <mark> of fastcore, which fastai's star passes on; nobody means it
+    code = (f"a = {{}}\nexec({star!r}, a)\nimport fastai_ext.all as m\n"
+            "print(*[o for o in m.__all__ if o in a and a[o] is not getattr(m, o)])")
+    # the HTML element <mark> of fastcore, which fastai's star passes on; nobody means it
+    assert set(run(code)) <= {'Mark'}

@@ -5,8 +5,8 @@ import pytest
 
 from conftest import root, tracked
 
-modules = {str(f.with_suffix('')).replace('/', '.').removesuffix('.__init__'): f for f in tracked('fastai_ext/*.py', 'fastai_ext/**/*.py')
-           if f.name != '_modidx.py'}
+modules = {str(f.with_suffix('')).replace('/', '.').removesuffix('.__init__'): f
+           for f in tracked('fastai_ext/*.py', 'fastai_ext/**/*.py') if f.name != '_modidx.py'}
 
 def imported(name):
     "The package's modules that `name` imports anywhere, in functions too"
@@ -42,7 +42,8 @@ free = {'callbacks', 'demo', 'guide', 'all', ''}  # those may know everybody
 def test_imports_are_read():
     "The registry imports in every way that there is, so a reader that sees nothing would show"
     seen = imported('fastai_ext.callbacks')
-    assert {'fastai_ext', 'fastai_ext.contract.check', 'fastai_ext.init.callback', 'fastai_ext.regularize.penalty'} <= seen
+    assert {'fastai_ext', 'fastai_ext.contract.check', 'fastai_ext.init.callback',
+            'fastai_ext.regularize.penalty'} <= seen
     assert families('fastai_ext.callbacks') >= {'contract', 'init', 'regularize'}
 
 @pytest.mark.parametrize('name', [m for m in modules if family(m) not in free])
@@ -51,7 +52,8 @@ def test_arrows_point_one_way(name):
     assert families(name) <= allowed[family(name)]
 
 def test_weights_know_torch_only():
-    for name in ('fastai_ext.model.weights', 'fastai_ext.model.roles', 'fastai_ext.model.effective', 'fastai_ext.table'):
+    for name in ('fastai_ext.model.weights', 'fastai_ext.model.roles', 'fastai_ext.model.effective',
+                 'fastai_ext.table'):
         tree = ast.parse((root/modules[name]).read_text(encoding='utf-8'))
         tops = [n for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom)) and not getattr(n, 'level', 0)]
         names = {(a.name if isinstance(n, ast.Import) else n.module).split('.')[0] for n in tops for a in n.names}
@@ -87,7 +89,8 @@ def test_the_package_itself_is_light():
 
 def test_all_brings_no_more_than_fastai_does():
     "Boosters, plots of trees and the like are loaded when they are called, not before"
-    heavy = 'xgboost lightgbm catboost shap dtreeviz torch_pruning dask ray timm transformers sklearn.ensemble nbdev pytest'.split()
+    heavy = ('xgboost lightgbm catboost shap dtreeviz torch_pruning dask ray timm transformers sklearn.ensemble '
+             'nbdev pytest').split()
     code = f"""
 import sys
 from fastai.vision.all import *
@@ -100,27 +103,44 @@ print(*[m for m in {heavy} if m in sys.modules and m not in before])"""
 def names_of(module): return getattr(importlib.import_module(module), '__all__', [])  # a folder's __init__ has none
 
 @pytest.mark.parametrize('name', modules)
-def test_public_names_exist(name): assert [n for n in names_of(name) if not hasattr(importlib.import_module(name), n)] == []
+def test_public_names_exist(name):
+    assert [n for n in names_of(name) if not hasattr(importlib.import_module(name), n)] == []
 
 engines = {  # called by other modules of the package; a user who needs one imports it by its path
     'fastai_ext.demo.command', 'fastai_ext.demo.page', 'fastai_ext.demo.runs', 'fastai_ext.demo.show',
     'fastai_ext.model.effective', 'fastai_ext.model.roles', 'fastai_ext.table',
-    'fastai_ext.keep.batch', 'fastai_ext.keep.state', 'fastai_ext.keep.learner', 'fastai_ext.keep.checkpoint', 'fastai_ext.regularize.again',
-    'fastai_ext.regularize.base', 'fastai_ext.regularize.steps', 'fastai_ext.regularize.strength', 'fastai_ext.regularize.proximal',
+    'fastai_ext.keep.batch', 'fastai_ext.keep.state', 'fastai_ext.keep.learner', 'fastai_ext.keep.checkpoint',
+    'fastai_ext.regularize.again',
+    'fastai_ext.regularize.base', 'fastai_ext.regularize.steps', 'fastai_ext.regularize.strength',
+    'fastai_ext.regularize.proximal',
     'fastai_ext.init.rates',
-    'fastai_ext.init.recipes', 'fastai_ext.init.modern', 'fastai_ext.init.plan', 'fastai_ext.init.once', 'fastai_ext.init.meant', 'fastai_ext.model.lattice',
+    'fastai_ext.init.recipes', 'fastai_ext.init.modern', 'fastai_ext.init.plan', 'fastai_ext.init.once',
+    'fastai_ext.init.meant', 'fastai_ext.model.lattice',
     'fastai_ext.init.schemes',  # `ones`, `normal` and the like are common names; `scheme` and `schemes` are in `all`
     'fastai_ext.regularize.units', 'fastai_ext.regularize.chains', 'fastai_ext.regularize.coupled',
     'fastai_ext.regularize.remove',
-    'fastai_ext.vision.chance', 'fastai_ext.vision.command', 'fastai_ext.vision.fields', 'fastai_ext.vision.mark', 'fastai_ext.vision.placement', 'fastai_ext.vision.patch', 'fastai_ext.vision.workers',
-    'fastai_ext.tabular.engine', 'fastai_ext.tabular.engines', 'fastai_ext.tabular.several',
-    'fastai_ext.tabular.forest', 'fastai_ext.tabular.nodes', 'fastai_ext.tabular.hist', 'fastai_ext.tabular.boost',
-    'fastai_ext.tabular.xgb', 'fastai_ext.tabular.lgbm', 'fastai_ext.tabular.catboost',
-    'fastai_ext.tabular.estimator', 'fastai_ext.tabular.encode', 'fastai_ext.tabular.steps',
-    'fastai_ext.tabular.columns', 'fastai_ext.tabular.archive', 'fastai_ext.tabular.target',
-    'fastai_ext.tabular.learner', 'fastai_ext.tabular.folds',
-    'fastai_ext.vision.files.whole', 'fastai_ext.vision.files.record', 'fastai_ext.vision.files.stamping', 'fastai_ext.vision.files.metadata',
-    'fastai_ext.vision.files.tags', 'fastai_ext.vision.files.png', 'fastai_ext.vision.files.jp2', 'fastai_ext.vision.files.tiff',
+    'fastai_ext.vision.chance', 'fastai_ext.vision.command', 'fastai_ext.vision.fields', 'fastai_ext.vision.mark',
+    'fastai_ext.vision.placement', 'fastai_ext.vision.patch', 'fastai_ext.vision.workers',
+    'fastai_ext.tabular.engine', 'fastai_ext.tabular.boost', 'fastai_ext.tabular.encode',
+    'fastai_ext.vision.files.whole', 'fastai_ext.vision.files.record', 'fastai_ext.vision.files.stamping',
+    'fastai_ext.vision.files.metadata',
+    'fastai_ext.vision.files.tags', 'fastai_ext.vision.files.png', 'fastai_ext.vision.files.tiff',
+    'fastai_ext.vision.files.jp2',
+    'fastai_ext.tabular.engines',
+    'fastai_ext.tabular.several',
+    'fastai_ext.tabular.forest',
+    'fastai_ext.tabular.nodes',
+    'fastai_ext.tabular.hist',
+    'fastai_ext.tabular.xgb',
+    'fastai_ext.tabular.lgbm',
+    'fastai_ext.tabular.catboost',
+    'fastai_ext.tabular.estimator',
+    'fastai_ext.tabular.steps',
+    'fastai_ext.tabular.columns',
+    'fastai_ext.tabular.archive',
+    'fastai_ext.tabular.target',
+    'fastai_ext.tabular.learner',
+    'fastai_ext.tabular.folds',
 }
 
 @pytest.mark.parametrize('name', [m for m in modules if m not in engines])

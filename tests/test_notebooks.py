@@ -9,7 +9,8 @@ from run_notebook import as_run
 @pytest.mark.parametrize('nb', notebooks(), ids=str)
 def test_runs_against_the_module(nb, tmp_path):
     env = {**os.environ, 'PYTHONPATH': str(root)}
-    res = subprocess.run([sys.executable, root/'tests/run_notebook.py', root/nb], cwd=tmp_path, env=env, capture_output=True, text=True)
+    res = subprocess.run([sys.executable, root/'tests/run_notebook.py', root/nb], cwd=tmp_path, env=env,
+                         capture_output=True, text=True, timeout=570)
     assert res.returncode == 0, res.stdout[-2000:] + res.stderr[-6000:]
 
 def test_exported_cells_become_an_import():
@@ -21,7 +22,8 @@ def test_exported_cells_become_an_import():
 def test_a_failing_cell_fails_the_run(tmp_path):
     nb = dict(cells=[dict(cell_type='code', source='1/0')], metadata={}, nbformat=4, nbformat_minor=5)
     (tmp_path/'bad.ipynb').write_text(json.dumps(nb))
-    res = subprocess.run([sys.executable, root/'tests/run_notebook.py', tmp_path/'bad.ipynb'], capture_output=True, text=True)
+    res = subprocess.run([sys.executable, root/'tests/run_notebook.py', tmp_path/'bad.ipynb'],
+                         capture_output=True, text=True)
     assert res.returncode == 1 and 'ZeroDivisionError' in res.stderr and '1/0' in res.stderr
 
 @pytest.fixture(scope='module')
@@ -34,12 +36,17 @@ def copy(tmp_path_factory):
     subprocess.run(['git', 'init', '-q'], cwd=dst, check=True)
     return dst
 
-def differing(files, dst): return [str(f) for f in files if not (dst/f).exists() or not filecmp.cmp(root/f, dst/f, shallow=False)]
+def differing(files, dst):
+    "Those of the `files` that are others in the folder `dst`, or not there"
+    return [str(f) for f in files if not (dst/f).exists() or not filecmp.cmp(root/f, dst/f, shallow=False)]
 
-def nbdev(command, cwd): subprocess.run([shutil.which(command, path=os.path.dirname(sys.executable)) or command], cwd=cwd, check=True, capture_output=True)
+def nbdev(command, cwd):
+    "Run a command of nbdev's"
+    command = shutil.which(command, path=os.path.dirname(sys.executable)) or command
+    subprocess.run([command], cwd=cwd, check=True, capture_output=True, timeout=300)
 
 def test_modules_are_in_step(copy):
-    modules = [f for f in tracked('fastai_ext/*.py', 'fastai_ext/**/*.py') if f != f.__class__('fastai_ext/__init__.py')]
+    modules = [f for f in tracked('fastai_ext/*.py', 'fastai_ext/**/*.py') if f.as_posix() != 'fastai_ext/__init__.py']
     for f in modules: (copy/f).unlink()
     nbdev('nbdev-export', copy)
     made = {f.relative_to(copy) for f in (copy/'fastai_ext').rglob('*.py')}
@@ -58,7 +65,8 @@ def test_outputs(nb):
     assert '"output_type": "error"' not in text
     assert not re.search(r'(?<![\w.])/(root|tmp|home|work|opt|Users)/[\w.-]+|site-packages/', text)
     reexports_only = nb.name == 'all.ipynb'
-    assert not cells or reexports_only or any(c['outputs'] for c in cells), 'no outputs: run it with nbs/_tools/nb.py run'
+    shown = any(c['outputs'] for c in cells)
+    assert not cells or reexports_only or shown, 'no outputs: run it with nbs/_tools/nb.py run'
 
 @pytest.mark.parametrize('nb', notebooks(), ids=str)
 def test_opens_with_a_title_and_one_line(nb):

@@ -24,14 +24,16 @@ def built(tmp_path_factory):
     for f in tracked():
         (src/f).parent.mkdir(parents=True, exist_ok=True)
         (src/f).write_bytes((root/f).read_bytes())
-    subprocess.run([sys.executable, '-m', 'build', '--no-isolation', '--outdir', out, src], cwd=out, check=True, capture_output=True)
+    subprocess.run([sys.executable, '-m', 'build', '--no-isolation', '--outdir', out, src], cwd=out, check=True,
+                   capture_output=True)
     return next(out.glob('*.tar.gz')),next(out.glob('*.whl'))
 
 @pytest.fixture(scope='module')
 def wheel(built):
     with zipfile.ZipFile(built[1]) as z: return {n: z.read(n) for n in z.namelist()}
 
-def inside(wheel, name): return next(v for k,v in wheel.items() if re.fullmatch(rf'fastai_ext-[\w.]+\.dist-info/{name}', k))
+def inside(wheel, name):
+    return next(v for k,v in wheel.items() if re.fullmatch(rf'fastai_ext-[\w.]+\.dist-info/{name}', k))
 
 def test_sdist_holds_what_the_build_reads(built):
     with tarfile.open(built[0]) as t: names = {Path(*Path(n).parts[1:]).as_posix() for n in t.getnames()}
@@ -73,7 +75,8 @@ def test_missing_settings_stops_the_build(tmp_path):
     for f in ('setup.py', 'pyproject.toml', 'README.md', 'LICENSE', 'fastai_ext/__init__.py'):
         (tmp_path/f).parent.mkdir(exist_ok=True)
         (tmp_path/f).write_bytes((root/f).read_bytes())
-    res = subprocess.run([sys.executable, 'setup.py', '--quiet', '--version'], cwd=tmp_path, capture_output=True, text=True)
+    res = subprocess.run([sys.executable, 'setup.py', '--quiet', '--version'], cwd=tmp_path, capture_output=True,
+                         text=True)
     assert res.returncode != 0 and 'settings.ini' in res.stderr
 
 def test_the_install_page_prints_the_extras_of_today():
@@ -82,4 +85,5 @@ def test_the_install_page_prints_the_extras_of_today():
     for extra,reqs in listed().items():
         if extra is None: continue
         line, = (l for l in printed if l.startswith(f'pip install -e ".[{extra}]"'))
-        assert sorted(line.partition(']"')[2].strip().split(', ')) == reqs, 'run python nbs/_tools/nb.py run nbs/guide/install.ipynb'
+        printed_reqs = sorted(line.partition(']"')[2].strip().split(', '))
+        assert printed_reqs == reqs, 'run python nbs/_tools/nb.py run nbs/guide/install.ipynb'

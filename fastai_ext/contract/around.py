@@ -64,7 +64,9 @@ def detoured(s, detour, what):
     for fits_before,when in ((0, "on a new learner"), (1, "between two fits")):
         between(s, straight(s, fits_before), path_of(s, detour, fits_before), f"{what} {when}")
 
-def requires_grad(learn): return [p.requires_grad for p in learn.model.parameters()]
+def requires_grad(learn):
+    "Which parameters require a gradient, in their order"
+    return [p.requires_grad for p in learn.model.parameters()]
 
 def undisturbed(s, learn, detour, what, started=None):
     "Say `broken` if the detour changes weights, buffers or the optimizer now, other than to what they are in `started`"

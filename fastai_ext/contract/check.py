@@ -19,7 +19,9 @@ from .report import ContractError,Report,Reports,Row
 from .subject import Subject
 
 # %% ../../nbs/contract/check.ipynb #40374186
-def reasons(skip): return skip if isinstance(skip, dict) else {n: '' for n in known_names(skip, 'skip=')}
+def reasons(skip):
+    "What is skipped, as a dict from name to reason"
+    return skip if isinstance(skip, dict) else {n: '' for n in known_names(skip, 'skip=')}
 
 def chosen(only, skip):
     "The promises to check, each with '' or the reason why it is skipped; those skipped without a reason are left out"

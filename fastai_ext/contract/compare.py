@@ -59,7 +59,9 @@ def opt_of(learn):
     return {**res, **hypers_of(learn)}
 
 # %% ../../nbs/contract/compare.ipynb #b334a0a6
-def first(it): return next((o for o in it if o), None)
+def first(it):
+    "The first that says something, or None"
+    return next((o for o in it if o), None)
 
 def short(o, n=60):
     "`repr` of `o` in at most `n` characters"

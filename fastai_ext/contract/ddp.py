@@ -26,6 +26,7 @@ from .subject import Subject,fresh
 class Replica(DistributedDataParallel):
     "A replicated model that passes on `reset`, which fastai's recurrent callbacks call"
     def reset(self):
+        "That of the model, if it has one"
         if hasattr(self.module, 'reset'): self.module.reset()
 
 class Replicate(Callback):
@@ -34,7 +35,9 @@ class Replicate(Callback):
     def before_fit(self): self.learn.model = Replica(self.model)
     def after_fit(self): self.learn.model = self.learn.model.module
 
-def shard(n, rank): return range(rank, n//2*2, 2)
+def shard(n, rank):
+    "The items of one of two ranks, as many for each"
+    return range(rank, n//2*2, 2)
 
 def train_rank(s, rank, with_cb):
     "Weights and class of the model after two fits on this rank's half of the data"
@@ -159,7 +162,9 @@ def verdict(base, mine):
             return Broken(f"after the fit the model is a {b['model']} instead of a {a['model']}")
 
 # %% ../../nbs/contract/ddp.ipynb #f3c3962a
-def can_ddp(): return dist.is_available() and dist.is_gloo_available()
+def can_ddp():
+    "Whether this PyTorch can train on two processes"
+    return dist.is_available() and dist.is_gloo_available()
 
 @promise("On two processes every one ends with the same weights", control=False)
 def ddp(s):

@@ -71,7 +71,9 @@ def promise(
     return _register
 
 # %% ../../nbs/contract/harness.ipynb #deaea420
-def names_of(o): return [o] if isinstance(o, str) else list(o or ())
+def names_of(o):
+    "One name or several, as a list"
+    return [o] if isinstance(o, str) else list(o or ())
 
 def known_names(names, argument):
     "The names of promises in `names` as a list. Raises `ValueError` for one that is none, with the nearest"

@@ -96,7 +96,8 @@ def _by_thread(seconds, f):
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
-        if sys.gettrace() is None:  # under coverage or a debugger, CPython 3.11 spins for ever while such an exception waits
+        # under coverage or a debugger, CPython 3.11 spins for ever while such an exception waits
+        if sys.gettrace() is None:
             ends_loops = ctypes.c_ulong(thread.ident), ctypes.py_object(TimeUp)  # not locks
             ctypes.pythonapi.PyThreadState_SetAsyncExc(*ends_loops)
             thread.join(1)

@@ -30,6 +30,7 @@ class Rows(Table):
     "`Row`s, the broken ones first; where nothing is to be said the promise itself stands"
     of,cols = Row,('', 'promise', 'what was seen')
     def cells(self, o):
+        "The verdict with its mark, the promise, and what was seen of it"
         mark = {'broken': '✗ broken', 'advice': '! advice', 'kept': '✓ kept', 'not owed': '– not owed'}[o.verdict]
         return [mark, o.name, o.why or (promises[o.name].text if o.name in promises else '')]
 

@@ -35,7 +35,9 @@ class Steps(Callback):
         opt.step = _counted
     def after_fit(self): vars(self.opt).pop('step', None)
 
-def has(learn, kind): return any(isinstance(cb, kind) for cb in learn.cbs)
+def has(learn, kind):
+    "Whether the learner has a callback of that kind"
+    return any(isinstance(cb, kind) for cb in learn.cbs)
 
 # %% ../../nbs/contract/steps.ipynb #22be65e0
 def _norms(learn, *cbs):
@@ -119,6 +121,7 @@ class Overflow(Callback):
         if event_name=='before_train' and not self.states: self.look()
         if event_name=='before_backward' and self.train_iter==self.it: self.learn.loss_grad = self.loss_grad*math.inf
     def look(self):
+        "Note weights and the subject's attributes as they are now"
         self.weights.append(weights_of(self.learn))
         self.states.append(state_of(self.subject) if self.subject else {})
 

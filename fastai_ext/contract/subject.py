@@ -139,9 +139,11 @@ class Subject:
         "A new learner without the subject, but with the callbacks that are made before it"
         return self.bare(*cbs, *self.make()[:-1], **kwargs)
 
-    def pair(self, *cbs, plain=False):
-        """A learner without and one with the subject, and the subject; `plain`: without BatchNorm where the learner is
-        our own"""
+    def pair(self,
+        *cbs,             # Callbacks for both
+        plain:bool=False, # Without BatchNorm where the learner is our own
+    ):                    # Two learners and the subject
+        "A learner without and one with the subject, and the subject"
         made = self.make()
         kwargs = dict(norm=False) if plain and self.default else {}
         return self.learner(*cbs, **kwargs),self.bare(*cbs, *made, **kwargs),made[-1]
@@ -166,7 +168,9 @@ class Subject:
         made = self.make()
         return self.bare(*made),made[-1]
 
-    def mine(self, learn):
+    def mine(self,
+        learn, # A learner that `with_it`, `bare` or `pair` has made
+    ):
         "The subject among the callbacks of `learn`, in a list"
         return [cb for cb in learn.cbs if type(cb) is self.cls][-1:]
 
@@ -186,7 +190,9 @@ class Subject:
         if any(words in what for words in self.allow.get(self.promise, ())): self.allowed.append(what)
         else: raise Broken(what)
 
-    def finite(self, learn):
+    def finite(self,
+        learn, # A learner after a fit
+    ):
         "Say `broken` if a weight of `learn` is not finite"
         for name,p in learn.model.named_parameters():
             if not p.isfinite().all(): self.broken(f"'{name}' is not finite after the fit")

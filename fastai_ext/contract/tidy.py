@@ -84,6 +84,7 @@ class Keep(Callback):
                         if isinstance(t, torch.Tensor)}
         self.copies = {k: t.detach().clone() for k,t in self.tensors.items()}
     def look(self):
+        "Note which tensors are no longer what they were"
         for k,t in getattr(self, 'tensors', {}).items():
             if diff := unlike(self.copies[k], t.detach(), k):
                 self.changed.setdefault(k, (diff, 'training' if self.training else 'validation'))

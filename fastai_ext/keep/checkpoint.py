@@ -54,7 +54,10 @@ def found_beside(
 
 # %% ../../nbs/keep/checkpoint.ipynb #32ed7444
 @patch
-def save(self:Learner, file, **kwargs):
+def save(self:Learner,
+    file,      # Name of the file, without `.pth`
+    **kwargs   # As fastai's `save` takes them
+):
     """fastai's `save`: model and optimizer state (if `with_opt`) to `self.path/self.model_dir/file`; with what
     callbacks keep `beside`"""
     _settle(self)
@@ -66,7 +69,11 @@ def save(self:Learner, file, **kwargs):
     finally: handle.remove()
 
 @patch
-def load(self:Learner, file, device=None, **kwargs):
+def load(self:Learner,
+    file,        # Name of the file, without `.pth`
+    device=None, # Where to; None: as the learner has it
+    **kwargs     # As fastai's `load` takes them
+):
     """fastai's `load`: model and optimizer state (if `with_opt`) from `self.path/self.model_dir/file`; with what
     callbacks kept `beside`"""
     _found.pop(self, None)
@@ -77,7 +84,10 @@ def load(self:Learner, file, device=None, **kwargs):
     finally: handle.remove()
 
 @patch
-def export(self:Learner, fname='export.pkl', **kwargs):
+def export(self:Learner,
+    fname='export.pkl', # Name of the file
+    **kwargs            # As fastai's `export` takes them
+):
     "fastai's `export`, after callbacks have finished what an interrupted fit left unfinished"
     _settle(self)
     return self._orig_export(fname, **kwargs)

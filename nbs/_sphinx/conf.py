@@ -30,10 +30,13 @@ html_js_files = [('page.js', {'priority': 300})]
 html_copy_source = html_show_sourcelink = False
 html_show_sphinx = False
 html_theme_options = dict(
-    light_css_variables={'color-brand-primary':'#0b6e6e', 'color-brand-content':'#0b6e6e', 'color-brand-visited':'#3d6486'},
-    dark_css_variables={'color-brand-primary':'#5fd0c5', 'color-brand-content':'#5fd0c5', 'color-brand-visited':'#9cc3dd', 'color-code-background':'#1c1f22'},
+    light_css_variables={'color-brand-primary':'#0b6e6e', 'color-brand-content':'#0b6e6e',
+                         'color-brand-visited':'#3d6486'},
+    dark_css_variables={'color-brand-primary':'#5fd0c5', 'color-brand-content':'#5fd0c5',
+                        'color-brand-visited':'#9cc3dd', 'color-code-background':'#1c1f22'},
 )
-if repository := get_config(Path(__file__).parent).get('git_url'):  # [project.urls] in pyproject.toml: then pages link to their notebooks
+# [project.urls] in pyproject.toml: then pages link to their notebooks
+if repository := get_config(Path(__file__).parent).get('git_url'):
     html_theme_options.update(source_repository=repository, source_branch='main', source_directory='nbs/')
 python_display_short_literal_types = True
 add_module_names = False

@@ -24,10 +24,14 @@ class Markdown:
     def __call__(self, text):
         out,inside = [],None
         text = re.sub(r'(\]\((?![a-z]+:)[^)\s#]+)\.html(?=[#)])', r'\1.ipynb', text)  # a page, whatever a link calls it
-        text = re.sub(r'\[([^]]*)\]\((?:\.\./)+([A-Z]+\.md)\)', lambda m: f'[{m[1]}](/{m[2].lower()})', text)  # a text of the repository is a page
-        text = re.sub(r'\[([^]]*)\]\((?:\.\./)+[A-Z]+\)', r'\1', text)                                      # LICENSE is none
-        text = re.sub(r'(?<=\S)\s*\$\$([^$]+)\$\$[ \t]*', r'\n\n$$\1$$\n\n', text)  # a displayed formula within a paragraph
-        if sentences := re.findall(r'[A-Z][^.:!?$|#<>]{15,}(?=[.:!?])', re.sub(r'```.*?```|[`*_\[\]]|\([^)]*\)', '', text, flags=re.S)):
+        # a text of the repository is a page
+        text = re.sub(r'\[([^]]*)\]\((?:\.\./)+([A-Z]+\.md)\)', lambda m: f'[{m[1]}](/{m[2].lower()})', text)
+        # LICENSE is none
+        text = re.sub(r'\[([^]]*)\]\((?:\.\./)+[A-Z]+\)', r'\1', text)
+        # a displayed formula within a paragraph
+        text = re.sub(r'(?<=\S)\s*\$\$([^$]+)\$\$[ \t]*', r'\n\n$$\1$$\n\n', text)
+        if sentences := re.findall(r'[A-Z][^.:!?$|#<>]{15,}(?=[.:!?])',
+                                   re.sub(r'```.*?```|[`*_\[\]]|\([^)]*\)', '', text, flags=re.S)):
             self.said = ' '.join(sentences[-1].split())  # the words before a picture say what is to be seen in it
         for line in text.splitlines():
             if m := fence.match(line):
@@ -82,20 +86,23 @@ class Shown:
         default = f' = `{p.default}`' if p.default else ''
         return [f'{term} {typ}{default}'.rstrip(), f': {self.md.links.line(" ".join(p.doc.split()))}', '']
 
-    def params(self, rec): return '{.params}\n' + '\n'.join(l for p in rec.params if p.doc for l in self.item(f'**`{p.name}`**', p))
+    def params(self, rec):
+        return '{.params}\n' + '\n'.join(l for p in rec.params if p.doc for l in self.item(f'**`{p.name}`**', p))
 
     def returns(self, p):
         if p.doc: return '{.params}\n' + '\n'.join(self.item('returns', p))
         return f'Returns {self.md.links.code(p.anno)}\n'
 
     def source(self, rec):
-        return f'<details class="source"><summary>Source</summary>\n\n```python\n{rec.source.rstrip()}\n```\n\n</details>\n'
+        code = f'```python\n{rec.source.rstrip()}\n```'
+        return f'<details class="source"><summary>Source</summary>\n\n{code}\n\n</details>\n'
 
 def outputs(outs, where):
     "The outputs of a cell without what has nothing to show; an error stops the build"
     res = []
     for o in outs:
-        if o['output_type'] == 'error': raise RuntimeError(f"{where}: the notebook was committed with an error: {o['ename']}: {o['evalue']}")
+        if o['output_type'] == 'error':
+            raise RuntimeError(f"{where}: the notebook was committed with an error: {o['ename']}: {o['evalue']}")
         data = dict(o.get('data', {}))
         if 'text/html' in data:
             h = re.sub(r'<style>.*?</style>', '', ''.join(data['text/html']), flags=re.S)
@@ -119,7 +126,8 @@ def lighter(out):
     paper = Image.new('RGBA', im.size, 'white')
     Image.alpha_composite(paper, im).convert('RGB').save(small, 'JPEG', quality=88)
     if small.tell() > len(raw)/2: return out
-    data = {k: v for k,v in out['data'].items() if k != 'image/png'} | {'image/jpeg': b64encode(small.getvalue()).decode()}
+    data = {k: v for k,v in out['data'].items() if k != 'image/png'}
+    data['image/jpeg'] = b64encode(small.getvalue()).decode()
     meta = dict(out.get('metadata', {}))
     if 'image/png' in meta: meta['image/jpeg'] = meta.pop('image/png')
     return {**out, 'data':data, 'metadata':meta}
@@ -135,9 +143,13 @@ def code(c, md, where):
     if opts.get('code-fold') == 'true': tags.append('hide-input')
     outs = outputs(c.get('outputs', []), where)
     alt = html.escape((opts.get('fig-alt') or opts.get('fig-cap') or f'{md.section}: {md.said}').strip('"'))
-    image = {'alt':alt, 'classes':'paper' if any(on_white(o.get('data', {}).get('image/png')) for o in outs) else 'photo'}
-    if w := next((m['width'] for o in outs for k,m in o.get('metadata', {}).items() if k == 'image/png' and 'width' in m), None): image['width'] = f'{w}px'
-    return {**cell('code', source), 'metadata':dict(tags=tags, mystnb=dict(image=image)), 'outputs':[lighter(o) for o in outs], 'execution_count':c.get('execution_count')}
+    image = {'alt':alt, 'classes':'paper' if any(on_white(o.get('data', {}).get('image/png')) for o in outs)
+             else 'photo'}
+    if w := next((m['width'] for o in outs for k,m in o.get('metadata', {}).items() if k == 'image/png'
+                  and 'width' in m), None):
+        image['width'] = f'{w}px'
+    return {**cell('code', source), 'metadata':dict(tags=tags, mystnb=dict(image=image)),
+            'outputs':[lighter(o) for o in outs], 'execution_count':c.get('execution_count')}
 
 def title(nb):
     "The page's title, its one line, and its module"
@@ -160,8 +172,9 @@ def split(cells):
         yield from (NbCell(0, cell('markdown', '\n'.join(p))) for p in parts if any(l.strip() for l in p))
 
 def in_order(cells):
-    """A reader first meets the question and the use: objects shown at the top of a page or within its section on use move to a
-    section of their own, in front of the tests; those shown under another heading stay where the page explains them."""
+    """A reader first meets the question and the use: objects shown at the top of a page or within its section on use
+    move to a section of their own, in front of the tests; those shown under another heading stay where the page
+    explains them."""
     def headed(c, words=r'.*'): return c.cell_type == 'markdown' and re.match(rf'## (?:{words})\b', c.source, re.I)
     kept,moved,early = [],[],True
     for c in cells:
@@ -196,7 +209,8 @@ def names(pages, sections, links):
             out.append(f'{{py:obj}}`{r.name} <{r.module}.{r.name}>`\n: {md(" ".join(first.split())) or "&nbsp;"}\n')
     return cell('markdown', '\n'.join(out))
 
-folded = {'For developers':'developers', 'The demo':'demo_pages', 'The project':'project'}  # sections that the sidebar shows as one line, and the page they get
+# sections that the sidebar shows as one line, and the page they get
+folded = {'For developers':'developers', 'The demo':'demo_pages', 'The project':'project'}
 
 def contents(names, depth=''):
     return '\n'.join(['```{toctree}', ':hidden:', *([depth] if depth else []), '', *names, '```', ''])
@@ -223,16 +237,19 @@ def read_on(pages):
     """The last cell of a page: a guide names the pages of what it uses, such a page the guides that use it.
 
     A guide uses a page when its code or words name a public object that the page shows."""
-    shown = {c.show.name.rpartition('.')[2]: p for p,nb in pages.items() for c in nb.cells if getattr(c, 'show', None) and not p.startswith(('contract/','demo/'))}
+    shown = {c.show.name.rpartition('.')[2]: p for p,nb in pages.items() for c in nb.cells if getattr(c, 'show', None)
+             and not p.startswith(('contract/','demo/'))}
     uses = {}
     for p,nb in pages.items():
         if not p.startswith('guide/'): continue
-        text = '\n'.join(c.source for c in nb.cells if c.cell_type == 'code') + '\n'.join(o for c in nb.cells if c.cell_type == 'markdown'
-                                                                                        for o in re.findall(r'`[^`]+`', c.source))
+        code = [c.source for c in nb.cells if c.cell_type == 'code']
+        quoted = [o for c in nb.cells if c.cell_type == 'markdown' for o in re.findall(r'`[^`]+`', c.source)]
+        text = '\n'.join([*code, *quoted])
         found = set(re.findall(r'[A-Za-z_]\w+', text))
         uses[p] = sorted({shown[o] for o in found if o in shown}, key=list(pages).index)
     def listed(names): return ' · '.join(f"[{pages[o].frontmatter_['title']}](/{o}.ipynb)" for o in names)
     res = {p: cell('markdown', f'## Reference pages\n\n{listed(os)}') for p,os in uses.items() if os}
     for p in pages:
-        if guides := [g for g,os in uses.items() if p in os]: res[p] = cell('markdown', f'## Guides\n\n{listed(guides)}')
+        if guides := [g for g,os in uses.items() if p in os]:
+            res[p] = cell('markdown', f'## Guides\n\n{listed(guides)}')
     return res

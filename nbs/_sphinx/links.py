@@ -1,11 +1,14 @@
-"Where a name in back-ticks leads: our own page, or the documentation of fastai, fastcore, PyTorch, numpy, pandas, scikit-learn"
+"""Where a name in back-ticks leads: our own page, or the documentation of fastai, fastcore, PyTorch, numpy, pandas,
+scikit-learn"""
 import re
 from importlib import import_module
 
 from nbdev.doclinks import NbdevLookup
 
-short = {'nn':'torch.nn', 'F':'torch.nn.functional', 'optim':'torch.optim', 'np':'numpy', 'pd':'pandas'}  # as everybody imports them
-sk_modules = 'ensemble tree metrics datasets inspection model_selection linear_model preprocessing decomposition neighbors pipeline'.split()
+# as everybody imports them
+short = {'nn':'torch.nn', 'F':'torch.nn.functional', 'optim':'torch.optim', 'np':'numpy', 'pd':'pandas'}
+sk_modules = ('ensemble tree metrics datasets inspection model_selection linear_model preprocessing decomposition '
+              'neighbors pipeline').split()
 words = re.compile(r'(`+)(?!`)(.+?)(?<!`)\1(?!`)')
 paper = re.compile(r'(?<![\[/\w.])(?:arXiv[: ](\d{4}\.\d{4,5})|doi:(10\.\d{4,9}/[^\s)\]]+[\w]))(?!\w|\])')
 name_re = re.compile(r'[A-Za-z_][\w.]*(?:\(\))?')
@@ -59,7 +62,8 @@ class Links:
         def one(m):
             if len(m[1]) > 1 or not name_re.fullmatch(m[2]): return m[0]
             before,after = text[:m.start()],text[m.end():]
-            if before.endswith(('[','}')) or after.startswith('](') or before.count('[') > before.count(']'): return m[0]
+            if before.endswith(('[','}')) or after.startswith('](') or before.count('[') > before.count(']'):
+                return m[0]
             return self.find(m[2]) or m[0]
         return paper.sub(cited, words.sub(one, text))
 

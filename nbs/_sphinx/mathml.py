@@ -20,11 +20,13 @@ def plain(tex):
     return tex
 
 def check(tex, mathml):
-    "Raises `ValueError` where a fraction, index or root lacks a part, or a bracket got lost: the browser would show an error, or another formula"
+    """Raises `ValueError` where a fraction, index or root lacks a part, or a bracket got lost: the browser would show
+    an error, or another formula"""
     tree = ElementTree.fromstring(re.sub(r'&(?!lt;|gt;|amp;)\w+;', lambda m: html.unescape(m[0]), mathml))
     for e in tree.iter():
         name = e.tag.rpartition('}')[2]
-        if len(e) != children.get(name, len(e)): raise ValueError(f"<{name}> has {len(e)} parts in place of {children[name]}")
+        if len(e) != children.get(name, len(e)):
+            raise ValueError(f"<{name}> has {len(e)} parts in place of {children[name]}")
     text = ''.join(tree.itertext())
     if lost := [o for o in '()' if tex.count(o) != text.count(o)]: raise ValueError(f"brackets {lost} got lost")
 

@@ -14,7 +14,8 @@ def show_call(source):
     "The `show_doc(…)` call that the cell `source` is, or None"
     try: body = ast.parse(source).body
     except SyntaxError: return None
-    calls = [o.value for o in body if isinstance(o, ast.Expr) and isinstance(o.value, ast.Call) and getattr(o.value.func, 'id', '')=='show_doc']
+    calls = [o.value for o in body if isinstance(o, ast.Expr) and isinstance(o.value, ast.Call)
+             and getattr(o.value.func, 'id', '')=='show_doc']
     return calls[0] if calls else None
 
 class show_in_order(P.add_show_docs):
@@ -46,16 +47,19 @@ class show_records(Processor):
             if not mod: continue
             try: return eval(name, vars(import_module(mod)))
             except (NameError, AttributeError, ModuleNotFoundError): pass
-        raise NameError(f"{self.nb.path_}: show_doc({name}): there is no such name in {self.module or 'fastai_ext.all'}; run nbdev-export")
+        raise NameError(f"{self.nb.path_}: show_doc({name}): there is no such name in "
+                        f"{self.module or 'fastai_ext.all'}; run nbdev-export")
 
 class Page(P.FilterDefaults):
     "nbdev's processors, without Quarto's boxes and without running the notebook"
     def base_procs(self):
-        return [P.FrontmatterProc, P.populate_language, show_in_order, P.strip_ansi, P.hide_line, P.filter_stream_, P.rm_header_dash,
-                show_records, P.rm_export, P.ai_magics, P.clean_magics, P.hide_, P.mv_exports, P.strip_hidden_metadata]
+        return [P.FrontmatterProc, P.populate_language, show_in_order, P.strip_ansi, P.hide_line, P.filter_stream_,
+                P.rm_header_dash, show_records, P.rm_export, P.ai_magics, P.clean_magics, P.hide_, P.mv_exports,
+                P.strip_hidden_metadata]
 
 def read_page(path, root):
-    "Return the processed notebook at `path`, with its module in `.module` and what `show_doc` shows in each cell's `.show`"
+    """Return the processed notebook at `path`, with its module in `.module` and what `show_doc` shows in each cell's
+    `.show`"""
     get_config(root)
     nb = read_nb(path)
     NBProcessor(nb=nb, procs=Page().base_procs(), rm_directives='quarto').process()

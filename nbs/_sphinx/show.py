@@ -6,7 +6,8 @@ from textwrap import dedent
 from fastcore.docments import docments, empty
 from fastai.callback.core import event
 
-events = {o for o in dir(event) if not o.startswith('_')}  # a callback's reactions to training are not called by a reader
+# a callback's reactions to training are not called by a reader
+events = {o for o in dir(event) if not o.startswith('_')}
 
 @dataclass
 class Param:
@@ -56,9 +57,11 @@ def _call(obj):
 
 def _params(obj):
     dms = docments(obj, full=True, args_kwargs=True)
-    try: written = {k: p.annotation for k,p in inspect.signature(obj).parameters.items()}  # docments guesses a type from the default; a pair may do as well
+    # docments guesses a type from the default; a pair may do as well
+    try: written = {k: p.annotation for k,p in inspect.signature(obj).parameters.items()}
     except (TypeError, ValueError): written = {}
-    res = [Param(k, _type(written.get(k, empty)), _default(v.default), v.docment or '') for k,v in dms.items() if k not in ('self','cls','return')]
+    res = [Param(k, _type(written.get(k, empty)), _default(v.default), v.docment or '') for k,v in dms.items()
+           if k not in ('self','cls','return')]
     r = dms.get('return')
     ret = Param('return', _type(r.anno), '', r.docment or '') if r and (r.docment or _type(r.anno)) else None
     return res,ret
@@ -68,11 +71,13 @@ def _source(obj):
     except (TypeError, OSError): return ''
 
 def _doc(obj):
-    "The object's own words; a class also says those of its `__init__`, which may be that of a private class that it stands on"
+    """The object's own words; a class also says those of its `__init__`, which may be that of a private class that it
+    stands on"""
     if not inspect.isclass(obj): docs = [obj.__doc__]
     else:
         owner = next(c for c in obj.__mro__ if '__init__' in vars(c))
-        docs = [vars(obj).get('__doc__'), owner.__init__.__doc__ if owner is obj or owner.__name__.startswith('_') else None]
+        docs = [vars(obj).get('__doc__'), owner.__init__.__doc__ if owner is obj or owner.__name__.startswith('_')
+                else None]
     return '\n\n'.join(inspect.cleandoc(o) for o in docs if o)
 
 def _only_raises(f):
@@ -93,6 +98,9 @@ def record(obj, name, level=None, kind=None):
     cls = inspect.isclass(obj)
     if kind is None: kind = 'class' if cls else 'method' if '.' in name else 'function' if callable(obj) else 'data'
     params,ret = _params(obj) if kind != 'data' else ([],None)
-    return Record(name, kind, getattr(obj, '__module__', ''), '' if kind in ('data','property') else _call(obj), _doc(obj) if callable(obj) else '',
-        params, None if cls else ret, list(_members(obj, name)) if cls else [], _source(obj),
-        ', '.join(b.__name__ for b in obj.__bases__ if b is not object) if cls else '', level)
+    call = '' if kind in ('data','property') else _call(obj)
+    doc = _doc(obj) if callable(obj) else ''
+    members = list(_members(obj, name)) if cls else []
+    bases = ', '.join(b.__name__ for b in obj.__bases__ if b is not object) if cls else ''
+    return Record(name, kind, getattr(obj, '__module__', ''), call, doc, params, None if cls else ret, members,
+                  _source(obj), bases, level)

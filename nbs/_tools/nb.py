@@ -1,8 +1,8 @@
 """Edit notebooks as text and run them in a fresh kernel.
 
     python nbs/_tools/nb.py text nbs/weights.ipynb    write nbs/weights.py, in the percent format, to edit
-    python nbs/_tools/nb.py back nbs/weights.py       put the edited text back into the notebook; cell ids and outputs stay
-    python nbs/_tools/nb.py run nbs/weights.ipynb …   export the package, run each notebook in a fresh kernel, save its outputs, clean
+    python nbs/_tools/nb.py back nbs/weights.py       put the text back into the notebook; cell ids and outputs stay
+    python nbs/_tools/nb.py run nbs/weights.ipynb …   export, run each in a fresh kernel, save its outputs, clean
 
 `back` makes the notebook where there is none. The text files are not committed; the notebooks are.
 """
@@ -25,7 +25,8 @@ def text(path):
     print(out)
 
 def back(path):
-    "Put the percent-format file `path` into the notebook beside it, keeping ids and outputs of cells that did not change"
+    """Put the percent-format file `path` into the notebook beside it, keeping ids and outputs of cells that did not
+    change"""
     path = Path(path)
     nb_path = path.with_suffix('.ipynb')
     if not nb_path.exists(): nbformat.write(nbformat.v4.new_notebook(), nb_path)
@@ -35,7 +36,8 @@ def back(path):
     print(nb_path)
 
 def split_title(path):
-    "Move what follows the title and its one line to a cell of its own: nbdev makes the first cell the page's header and drops the rest"
+    """Move what follows the title and its one line to a cell of its own: nbdev makes the first cell the page's header
+    and drops the rest"""
     nb = nbformat.read(path, as_version=4)
     if not nb.cells or nb.cells[0].cell_type != 'markdown': return
     first,lines = nb.cells[0],nb.cells[0].source.split('\n')
@@ -50,10 +52,12 @@ def clean(path): subprocess.run(['nbdev-clean', '--fname', str(path)], check=Tru
 
 def export(): subprocess.run(['nbdev-export'], check=True, cwd=root)
 
-warned = re.compile(r'^\S*/\S+\.py:\d+: (\w*Warning: .*\n)(?:  .*\n)?', re.M)  # a warning, with the place of the code that gave it
+# a warning, with the place of the code that gave it
+warned = re.compile(r'^\S*/\S+\.py:\d+: (\w*Warning: .*\n)(?:  .*\n)?', re.M)
 
 def settled(outputs):
-    "`outputs` without what depends on the machine: where a warning came from, tqdm's warning, where a slow cell's printing was cut in pieces"
+    """`outputs` without what depends on the machine: where a warning came from, tqdm's warning, where a slow cell's
+    printing was cut in pieces"""
     res = []
     for o in outputs:
         if 'TqdmWarning' in o.get('text', ''): continue
@@ -68,7 +72,8 @@ def run(path, timeout=1800):
     split_title(path)
     nb = nbformat.read(path, as_version=4)
     nb.cells = [c for c in nb.cells if c.source.strip()]
-    with TemporaryDirectory() as tmp:  # as the tests do: nothing is left beside the notebook, and a text file there hides no package of its name
+    # as the tests do: nothing is left beside the notebook, and a text file there hides no package of its name
+    with TemporaryDirectory() as tmp:
         NotebookClient(nb, timeout=timeout, kernel_name='python3', resources={'metadata': {'path': tmp}}).execute()
     for c in nb.cells:
         if c.cell_type == 'code': c.outputs = settled(c.outputs)
@@ -79,10 +84,12 @@ def run(path, timeout=1800):
 def main(verb='', *paths):
     verbs = dict(text=text, back=back, run=run)
     if verb not in verbs or not paths: sys.exit(__doc__)
-    # the checkout's own package, one thread: equal sums on every run, so that unchanged notebooks give unchanged outputs
+    # the checkout's own package, one thread: equal sums on every run, so that unchanged notebooks give unchanged
+    # outputs
     # and without what fastai says at import and at its first batch of a table, with paths of this machine
     os.environ.update(PYTHONPATH=str(root), OMP_NUM_THREADS='1', PYTHONHASHSEED='0', PYDEVD_DISABLE_FILE_VALIDATION='1',
-                      PYTHONWARNINGS='ignore::FutureWarning:torch.jit._script,ignore:The given NumPy array is not writable:UserWarning')
+                      PYTHONWARNINGS='ignore::FutureWarning:torch.jit._script,ignore:The given NumPy array is not '
+                                     'writable:UserWarning')
     if verb == 'run': export()
     for p in paths: verbs[verb](p)
 
