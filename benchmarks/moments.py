@@ -1,9 +1,9 @@
-"""What EMA, SAM and R-Drop cost in a training step, against reference implementations written in plain torch or taken from other packages.
+"""What EMA, SAM and R-Drop cost in a training step, against references in plain torch or from other packages.
 
     python benchmarks/moments.py [--rounds 15] [--device cuda]
 
-Each round times every variant on the same batches, so a ratio compares runs side by side; medians over rounds are printed:
-over a plain fastai step, and, for ours, over the reference of the same method.
+Each round times every variant on the same batches, so a ratio compares runs side by side; medians over rounds are
+printed: over a plain fastai step, and, for ours, over the reference of the same method.
 """
 import argparse, copy, statistics, time
 import torch
@@ -47,7 +47,8 @@ class ReferenceRDrop(Callback):
     def after_loss(self):
         second = self.learn.model(*self.xb)
         p,q = self.pred.log_softmax(-1),second.log_softmax(-1)
-        kl = (nn.functional.kl_div(p, q.exp(), reduction='batchmean') + nn.functional.kl_div(q, p.exp(), reduction='batchmean'))/2
+        there,back = (nn.functional.kl_div(a, b.exp(), reduction='batchmean') for a,b in ((p,q), (q,p)))
+        kl = (there+back)/2
         self.learn.loss_grad = .5*(self.loss_grad + self.learn.loss_func(second, *self.yb)) + kl
 
 class ReferenceEMA(Callback):
@@ -65,29 +66,38 @@ class TorchEMA(Callback):
     run_valid = False
     def before_fit(self):
         from torch.optim.swa_utils import AveragedModel,get_ema_multi_avg_fn
-        if not hasattr(self, 'twin'): self.twin = AveragedModel(self.learn.model, multi_avg_fn=get_ema_multi_avg_fn(.999))
+        if hasattr(self, 'twin'): return
+        self.twin = AveragedModel(self.learn.model, multi_avg_fn=get_ema_multi_avg_fn(.999))
     def after_step(self): self.twin.update_parameters(self.learn.model)
 
 def fastxtend_ema():
     from fastxtend.callback.ema import EMACallback
     return EMACallback(.999)
 
-def mlp(): return nn.Sequential(nn.Flatten(), nn.Linear(1024,1024), nn.ReLU(), nn.Dropout(.2), nn.Linear(1024,1024), nn.ReLU(), nn.Linear(1024,10))
+def mlp():
+    return nn.Sequential(nn.Flatten(), nn.Linear(1024,1024), nn.ReLU(), nn.Dropout(.2), nn.Linear(1024,1024), nn.ReLU(),
+                         nn.Linear(1024,10))
 def conv():
     net = resnet18(num_classes=10)
     net.fc = nn.Sequential(nn.Dropout(.2), net.fc)
     return net
 
 cases = {'resnet18, 16 x 3 x 64 x 64': (conv, (16,3,64,64)), 'MLP 3 x 1024, 64 rows': (mlp, (64,1024))}
-variants = {'plain': lambda: None, 'EMA': EMA, 'EMA every 10': lambda: EMA(.99, 10), 'reference EMA (timm V2)': ReferenceEMA, 'torch AveragedModel': TorchEMA,
-            'fastxtend EMA': fastxtend_ema,
-            'SAM': SAM, 'reference SAM': ReferenceSAM, 'R-Drop': RDrop, 'reference R-Drop': ReferenceRDrop, 'WeightDecay': WeightDecay}
-pairs = [('EMA','reference EMA (timm V2)'), ('EMA','torch AveragedModel'), ('EMA','fastxtend EMA'), ('SAM','reference SAM'), ('R-Drop','reference R-Drop')]
+variants = {'plain': lambda: None,
+            'EMA': EMA, 'EMA every 10': lambda: EMA(.99, 10), 'reference EMA (timm V2)': ReferenceEMA,
+            'torch AveragedModel': TorchEMA, 'fastxtend EMA': fastxtend_ema,
+            'SAM': SAM, 'reference SAM': ReferenceSAM,
+            'R-Drop': RDrop, 'reference R-Drop': ReferenceRDrop,
+            'WeightDecay': WeightDecay}
+pairs = [('EMA','reference EMA (timm V2)'), ('EMA','torch AveragedModel'), ('EMA','fastxtend EMA'),
+         ('SAM','reference SAM'), ('R-Drop','reference R-Drop')]
 
 def learner(model, shape, cb, steps, device):
     torch.manual_seed(0)
     batch = (torch.randn(shape, device=device), torch.randint(10, shape[:1], device=device))
-    return Learner(DataLoaders([batch]*steps, [batch]), model().to(device), CrossEntropyLossFlat(), opt_func=Adam, cbs=cb).remove_cb(ProgressCallback)
+    dls = DataLoaders([batch]*steps, [batch])
+    learn = Learner(dls, model().to(device), CrossEntropyLossFlat(), opt_func=Adam, cbs=cb)
+    return learn.remove_cb(ProgressCallback)
 
 def seconds(learn, device):
     "One training epoch, without the validation and what a fit does around it"

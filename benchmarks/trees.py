@@ -2,10 +2,9 @@
 
     python benchmarks/trees.py --data FOLDER --out results.jsonl [--seeds 3] [--rows 6000] [--only adult] [--what costs]
 
-FOLDER holds `adult.data` (UCI Adult, no header), `bike_hour.csv` (UCI Bike Sharing),
-`penguins.csv` (Palmer penguins) and
-`nyc_weather.csv` (hourly weather of New York); a table that is not there is left out. Rows are split 70/15/15 at random for
-each seed, bike by time. Every figure is of the test rows,
+FOLDER holds `adult.data` (UCI Adult, no header), `bike_hour.csv` (UCI Bike Sharing), `penguins.csv` (Palmer penguins)
+and `nyc_weather.csv` (hourly weather of New York); a table that is not there is left out. Rows are split 70/15/15 at
+random for each seed, bike by time. Every figure is of the test rows,
 which neither stopped an engine nor chose a weight. `by hand`: the
 library's own calls, with native categories and early stopping on the same validation rows. Times are ratios of medians
 within one run. Each result is a line of JSON in the file `--out`; what is there already is not run again,

@@ -9,7 +9,7 @@ __all__ = []
 from .model.weights import *
 from .model.provenance import *
 from .model.flow import *
-from .init.schemes import schemes as schemes, scheme as scheme  # not the functions: `ones`, `normal` and the like are common names
+from .init.schemes import schemes as schemes, scheme as scheme  # not the functions: `ones` and `normal` are common names
 from .model.activation import *
 from .model.roles import Role as Role, roles as roles
 from .init.auto import *
@@ -83,4 +83,4 @@ from .vision.save import *
 from .vision.stamp import *
 
 # %% ../nbs/all.ipynb #1f0c7a52
-__all__ = [o for o in globals() if not o.startswith('_')]  # nbdev lists what a notebook defines; this one only passes on
+__all__ = [o for o in globals() if not o.startswith('_')]  # nbdev lists what a notebook defines; this one passes on

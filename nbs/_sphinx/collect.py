@@ -22,7 +22,8 @@ def advice(lines):
     "What is advised in `lines`: the tables where there are some, or the list, or else all the words"
     tables = [l for l in lines if l.startswith('|')]
     if tables: return '\n'.join(tables)
-    items = [l for i,l in enumerate(lines) if l.startswith('- ') or l.startswith('  ') and i and lines[i-1].startswith(('- ', '  '))]
+    goes_on = lambda i: lines[i].startswith('  ') and i and lines[i-1].startswith(('- ', '  '))
+    items = [l for i,l in enumerate(lines) if l.startswith('- ') or goes_on(i)]
     return '\n'.join(items or [l for l in lines if not l.startswith('#')]).strip()
 
 def at_top(text, page):
@@ -37,7 +38,8 @@ def settings(pages, order, links):
     out = []
     for p in order:
         rows = advice(section(pages[p].cells, 'Suggested settings'))
-        if rows: out.append(f"## [{pages[p].frontmatter_['title']}](/{p}.ipynb)\n\n{Markdown(links)(at_top(rows, p))}\n")
+        title = pages[p].frontmatter_['title']
+        if rows: out.append(f"## [{title}](/{p}.ipynb)\n\n{Markdown(links)(at_top(rows, p))}\n")
     return cell('markdown', '\n'.join(out))
 
 def first_picture(nb):
@@ -66,5 +68,6 @@ def gallery(pages, made, order, src, width=360):
         name = p.replace('/', '_') + '.jpg'
         small.save(folder/name, quality=80)
         alt = re.sub(r'[\[\]"]', '', look['alt'])
-        items.append(f"- [![{alt}](/gallery/{name}){{.{look['classes']}}} {pages[p].frontmatter_['title']}](/{p}.ipynb)")
+        title = pages[p].frontmatter_['title']
+        items.append(f"- [![{alt}](/gallery/{name}){{.{look['classes']}}} {title}](/{p}.ipynb)")
     return cell('markdown', '{.gallery}\n' + '\n'.join(items))

@@ -84,7 +84,7 @@ class Readme:
         return f'![{self.alt}]({self.images}/{name})'
 
 def write_readme(root, out=None):
-    "Write README.md and its pictures below `out` (the repository itself if none), and remove pictures it no longer shows"
+    "Write README.md and its pictures below `out` (by default the repository); pictures it no longer shows are removed"
     out = Path(out or root)
     readme = Readme(read_page(root/'nbs'/'index.ipynb', root))
     (out/'README.md').write_text(readme.text, encoding='utf-8')
