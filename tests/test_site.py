@@ -125,7 +125,7 @@ def test_cheat_sheet_and_gallery_are_made_of_the_pages(site):
     for nb in given:
         page = os.path.relpath(nb.with_suffix('.html'), 'nbs/guide').replace(os.sep, '/')
         assert f'href="{page}"' in sheet, f'{nb}: its section "Suggested settings" is empty'
-    shown = re.findall(r'<a[^>]*href="([^"]+)"[^>]*><img', gallery)
+    shown = re.findall(r'<a[^>]*href="([^"]+)"[^>]*>(?:<span[^>]*>)?<img', gallery)
     assert len(shown) > 30 and all((site/'guide'/o).exists() for o in shown)
 
 def test_our_names_can_be_linked_to_from_elsewhere(site):

@@ -187,7 +187,7 @@ def in_order(cells):
 def to_myst(nb, name, links):
     "Return the processed notebook `nb` as a MyST notebook, a plain dict"
     md = Markdown(links)
-    md.section = nb.frontmatter_['title']
+    md.section,md.said = nb.frontmatter_['title'],nb.frontmatter_.get('description', '')
     shown,cells = Shown(md),[cell('markdown', title(nb))]
     for c in in_order(list(split(c for c in nb.cells if c.cell_type != 'raw'))):
         if getattr(c, 'show', None): new = cell('markdown', shown(c.show))
