@@ -88,6 +88,7 @@ def _only_raises(f):
 
 def _members(cls, name):
     "The methods and properties that a reader may call: public, of this class, and described"
+    if not cls.__module__.startswith('fastai_ext'): return  # another library's, and documented there
     for k,o in vars(cls).items():
         f = getattr(o, 'fget', None) or getattr(o, '__func__', o)
         if k.startswith('_') or k in events or not inspect.isroutine(f) or not f.__doc__ or _only_raises(f): continue
