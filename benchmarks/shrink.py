@@ -58,6 +58,7 @@ def main(strengths=(0., 3e-4, 1e-3, 3e-3), seeds=3):
         name = f'GroupLasso({strength:g})' if strength else 'plain'
         print(f'{name:18} accuracy {statistics.mean(accuracies):.1f} % (± {statistics.stdev(accuracies):.1f}); '
               f'{min(fewer):.1f} to {max(fewer):.1f} times fewer parameters; '
-              f'{min(faster):.1f} to {max(faster):.1f} times faster; outputs differ by at most {max(errors):.0e}', flush=True)
+              f'{min(faster):.1f} to {max(faster):.1f} times faster; '
+              f'outputs differ by at most {max(errors):.0e}', flush=True)
 
 if __name__ == '__main__': main()

@@ -9,7 +9,7 @@ __all__ = []
 from .model.weights import *
 from .model.provenance import *
 from .model.flow import *
-from .init.schemes import schemes as schemes, scheme as scheme  # not the functions: `ones` and `normal` are common names
+from .init.schemes import schemes as schemes, scheme as scheme  # their functions have common names
 from .model.activation import *
 from .model.roles import Role as Role, roles as roles
 from .init.auto import *

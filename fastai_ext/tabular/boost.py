@@ -44,11 +44,15 @@ class Booster(Engine):
         "How many columns, from the first, are split as categories"
         return self.task.n_cats if self.native else 0
 
-    def seen(self, x):
+    def seen(self,
+        x, # Encoded rows: numbers, rows x columns
+    ):
         "`x` as the library is given it: missing categories as NaN"
         return missing_codes(x, self.n_native)
 
-    def threads(self, n):
+    def threads(self,
+        n, # Rows
+    ):
         "Threads to predict `n` rows with: one where a second would only wait; None: all"
         return 1 if n < 500 else self.n_jobs
 

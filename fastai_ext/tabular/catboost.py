@@ -60,7 +60,11 @@ class Cat(Booster):
         "`values` of our columns in the order of CatBoost's, which has numbers first"
         return list(values)[self.n_native:] + list(values)[:self.n_native]
 
-    def pool(self, x, y=None, wgts=None):
+    def pool(self,
+        x, # Encoded rows: rows x columns
+        y=None, # Targets; None to predict
+        wgts=None, # Weight of each row; None: all alike
+    ):
         "The rows as CatBoost wants them: categories by name"
         from catboost import FeaturesData, Pool
         n = self.n_native

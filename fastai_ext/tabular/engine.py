@@ -107,17 +107,23 @@ class Engine:
         new._fit(x, y, valid, wgts, patience if valid is not None and self.stops else None, step)
         return new
 
-    def settings(self, valid=None):
+    def settings(self,
+        valid=None, # (rows, targets) that stop it; None: nothing does
+    ):
         "Every argument that the library gets, its own names"
         return self.defaults | (self.fewer if valid is None else {}) | self.params
 
     def _fit(self, x, y, valid, wgts, patience, step): raise NotImplementedError
 
-    def predict(self, x):
+    def predict(self,
+        x, # Encoded rows: rows x columns
+    ):
         "Probabilities (rows x classes, or rows x labels) or values (rows x targets), as `float64`"
         raise NotImplementedError
 
-    def first(self, n):
+    def first(self,
+        n, # How many, 1 or more
+    ):
         "A fitted copy of the first `n` rounds or trees"
         raise NotImplementedError(f"'{self.name}' does not grow in rounds")
 
@@ -126,7 +132,9 @@ class Engine:
         "How many rounds or trees have been kept; 1 where there are none to count"
         return 1
 
-    def contributions(self, x):
+    def contributions(self,
+        x, # Encoded rows: rows x columns
+    ):
         """What each column adds to the prediction: rows x (columns and the base) x outputs; they sum to the prediction
         before its link"""
         raise NotImplementedError(f"'{self.name}' cannot say what each column contributes")
@@ -135,11 +143,16 @@ class Engine:
         "(what JSON can hold, arrays and bytes by name): the fitted engine without pickle"
         raise NotImplementedError(f"'{self.name}' cannot be written without pickle")
 
-    def restore(self, meta, blobs):
+    def restore(self,
+        meta, # Dict of plain values
+        blobs, # Dict of bytes and arrays
+    ):
         "Take what `state` gave"
         raise NotImplementedError
 
-    def fresh(self, seed=None):
+    def fresh(self,
+        seed=None, # Seed; that of this engine by default
+    ):
         "An unfitted engine of the same settings"
         native,seed = (self.native if self.cats else None),(self.seed if seed is None else seed)
         return type(self)(self.task, seed, native, self.monotone, self.n_jobs, **self.given)

@@ -16,9 +16,15 @@ class Estimator(Engine):
     bounds = False
     multi = ('value','label')  # the estimator itself says where it learns one target only
 
-    def __init__(self, task, seed=0, native=None, monotone=None, n_jobs=None,
+    def __init__(self,
+        task, # What is predicted
+        seed=0, # Random seed
+        native=None, # Columns whose codes are categories
+        monotone=None, # -1, 0 or 1 for each column
+        n_jobs=None, # Threads; None: as the library likes
         estimator=None, # The estimator, which is cloned; None: `restore` will bring one
-        **params):
+        **params
+    ):
         from sklearn.base import clone
         super().__init__(task, seed, native, monotone, n_jobs, **params)
         if estimator is not None: self.estimator,self.name = clone(estimator),type(estimator).__name__

@@ -82,7 +82,9 @@ class Forest(Engine):
             return total
         return self.shaped(in_parts(part, x, self.n_jobs))
 
-    def each(self, x):
+    def each(self,
+        x, # Encoded rows: rows x columns
+    ):
         "What every tree predicts: trees x rows x outputs"
         x = np.ascontiguousarray(x, dtype='float32')
         return np.stack([self.shaped(t.tree_.predict(x)) for t in self.trees])

@@ -39,7 +39,9 @@ class Hist(Engine):
         bound = dict(monotonic_cst=self.bounds_list()) if self.monotone else {}
         return cls(**dict(random_state=self.seed) | stop | cats | bound | self.settings(valid))
 
-    def seen(self, x):
+    def seen(self,
+        x, # Encoded rows: rows x columns
+    ):
         "`x` as scikit-learn is given it: codes of 0 are missing where they are split as categories"
         return missing_codes(x, np.flatnonzero(self.is_cat()))
 
@@ -76,7 +78,9 @@ class Hist(Engine):
             out[:,i] = table[out[:,i].astype(int)]
         return out
 
-    def raw(self, x):
+    def raw(self,
+        x, # Encoded rows: rows x columns
+    ):
         "The sum of the trees, before its link: rows x outputs"
         x,res = self._encoded(x),np.repeat(self.base, len(x), axis=0).astype('float64')
         threads = self._threads(len(x))

@@ -148,7 +148,10 @@ class TableLearner(Learner):
 
     # --- new rows
 
-    def test_dl(self, rows, **kwargs):
+    def test_dl(self,
+        rows, # A frame, a Series, a dict or a list of dicts
+        **kwargs
+    ):
         """A dataloader of new `rows` (a frame, a Series, a dict, a list of dicts), encoded as the training rows: see
         `rows_dl`"""
         return rows_dl(self.dls, rows, facts=self.facts, **kwargs)

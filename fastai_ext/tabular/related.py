@@ -29,9 +29,9 @@ def _linkage(corr):
 def redundant(self:TableLearner,
     least:float=.9, # Rank correlation from which columns count as saying the same, in (0,1]
 ):
-    """Groups of columns that say nearly the same, by Spearman's rank correlation of the training rows: a frame with a pair
-    and its correlation in each row, the closest first. Constant columns are left out. Raises `ValueError` for a `least`
-    outside (0,1]."""
+    """Groups of columns that say nearly the same, by Spearman's rank correlation of the training rows: a frame with a
+    pair and its correlation in each row, the closest first. Constant columns are left out. Raises `ValueError`
+    for a `least` outside (0,1]."""
     if not 0 < least <= 1: raise ValueError(f"redundant: least={least} is no correlation in (0,1]; give for example .9")
     corr = _correlation(self.dls)
     pairs = [(a, b, corr.loc[a,b]) for i,a in enumerate(corr) for b in corr.columns[i+1:] if corr.loc[a,b] >= least]
@@ -46,7 +46,7 @@ def plot_redundant(self:TableLearner,
     import matplotlib.pyplot as plt
     from scipy.cluster import hierarchy
     corr = _correlation(self.dls)
-    if len(corr) < 2: raise ValueError(f"plot_redundant: {len(corr)} columns that are not constant; it takes two or more")
+    if len(corr) < 2: raise ValueError(f"plot_redundant: {len(corr)} columns that vary; it takes two or more")
     if ax is None: ax = plt.subplots(figsize=(6, .6+.28*len(corr)), layout='constrained')[1]
     hierarchy.dendrogram(_linkage(corr.to_numpy()), labels=list(corr), orientation='left', ax=ax, color_threshold=0,
                          above_threshold_color='#0b7a75')
@@ -64,9 +64,9 @@ def drift(
     other=None,             # Later rows, a frame; the validation rows by default
     seed:int=0,             # Seed of the forest
 ):
-    """How well each column tells training rows from others: a frame with the importance of each in a forest that was fitted
-    to tell them apart, the highest first, and in `attrs['auc']` how well the forest does, out of bag (.5: not at all).
-    Raises `ValueError` where there are no other rows."""
+    """How well each column tells training rows from others: a frame with the importance of each in a forest that was
+    fitted to tell them apart, the highest first, and in `attrs['auc']` how well the forest does, out of bag (.5: not at
+    all). Raises `ValueError` where there are no other rows."""
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.metrics import roc_auc_score
     rows = dls.valid_ds if other is None else dls.test_dl(other).dataset

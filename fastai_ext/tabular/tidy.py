@@ -26,7 +26,9 @@ class Tidy(TabularProc):
     ):
         self.dates,self.target_classes,self.fresh = dates or {},classes,True
 
-    def setups(self, to):
+    def setups(self,
+        to, # `TabularPandas` of all rows
+    ):
         "Find levels, medians and columns with gaps in the training rows"
         items = to.items
         parts = self._parts(items)
@@ -52,7 +54,9 @@ class Tidy(TabularProc):
         known = {**self.levels, **self.medians}
         return [n for n in [*to.cat_names, *to.cont_names] if n not in self.made and n in known] + list(self.dates)
 
-    def encodes(self, to):
+    def encodes(self,
+        to, # `TabularPandas` of training or new rows
+    ):
         "Make the columns of `to` plain; raises `KeyError` for those that are not there, `ValueError` for double ones"
         items,lost = to.items,[n for n in self.raw(to) if n not in to.items.columns]
         if lost: raise KeyError(f"the rows lack columns that training had: {some(lost, 10)}")

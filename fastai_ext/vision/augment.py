@@ -193,11 +193,13 @@ class Watermark(_Watermark):
     "Mark pictures of training items one by one; give a `mark` or a `Mark`'s own arguments"
     order = ToTensor.order-1  # after fastai's picture transforms (Resize is 1), before pictures become tensors
 
-    def encodes(self, x:PILImage):
+    def encodes(self, x:PILImage): # One picture
+        "The picture with the mark, as the item transform applies it"
         p = self._placement(picture_key(x), x.size, lambda: glance(x))
         return x if p is None else stamp(x, p, orient=False)
 
-    def encodes(self, x:TensorImage):
+    def encodes(self, x:TensorImage): # Picture or batch, c x h x w or n x c x h x w
+        "Raises `ValueError`: a tensor comes too late for an item transform"
         name = type(self).__name__
         raise ValueError(f"{name}: this picture is a tensor already; give {name} in item_tfms, or WatermarkBatch in "
                          "batch_tfms")
@@ -207,7 +209,8 @@ class WatermarkBatch(_Watermark):
     "Mark each picture of a training batch, on its device; give a `mark` or a `Mark`'s own arguments"
     order = Normalize.order-1  # after lighting and geometry, on values from 0 to 1
 
-    def encodes(self, x:TensorImage):
+    def encodes(self, x:TensorImage): # Picture or batch, c x h x w or n x c x h x w
+        "The batch, n x c x h x w, with a mark on each picture"
         size = x.shape[-1],x.shape[-2]
         if x.ndim != 4:
             raise ValueError(f"WatermarkBatch: the shape {tuple(x.shape)} is no batch; give n x c x h x w, for one "

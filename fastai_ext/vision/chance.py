@@ -23,7 +23,9 @@ def choose(
     "The value that the random number `u` picks"
     return values[int(u*len(values))]
 
-def is_range(v)->bool:
+def is_range(
+    v, # Any value
+) -> bool:
     "Whether `v` is a pair (low, high) of numbers"
     return isinstance(v, tuple) and len(v)==2 and all(isinstance(o, (int,float)) for o in v)
 

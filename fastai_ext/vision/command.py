@@ -111,7 +111,9 @@ def _joined(argv):
 
 _FILES = ('quality','lossless','overwrite','update','strict','strip_gps','n_workers','seed','dry_run','report')
 
-def main(argv=None) -> int:
+def main(
+    argv=None, # Arguments; those of the process by default
+) -> int:
     "The command `fastai-ext-watermark`; returns its exit status"
     stopped = []
     old = {s:signal.signal(s, lambda *_: stopped.append(True)) for n in ('SIGINT','SIGTERM','SIGHUP')

@@ -33,7 +33,9 @@ def names_in(
                          f"braces themselves write {{{{{unknown[0]}}}}}")
     return names
 
-def unescaped(text:str) -> str:
+def unescaped(
+    text:str, # Text of a mark
+) -> str:
     "`text` with `{{` and `}}` as single braces; fields stay"
     return ''.join(p if isinstance(p, str) else p[0] for p in _parts(text))
 

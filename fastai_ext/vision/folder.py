@@ -36,8 +36,19 @@ class Counts:
 
 class FolderRun(Counts):
     "One run of `stamp_folder`: what it has done so far. True where nothing failed"
-    def __init__(self, src, dst, mark, options=None, recursive=True, dry_run=False, report=None, n_workers=None,
-                 executor=None, progress=None, **kwargs):
+    def __init__(self,
+        src, # Folder of pictures
+        dst, # Folder for results
+        mark, # `Mark`
+        options=None, # `StampOptions`
+        recursive=True, # Folders below too?
+        dry_run=False, # Only say what would be done?
+        report=None, # File for a line of JSON for each picture
+        n_workers=None, # Processes; None: one for each core
+        executor=None, # Executor to use in place of own processes
+        progress=None, # Show a bar? None: in a terminal
+        **kwargs
+    ):
         "The parameters of `stamp_folder`, which see."
         super().__init__()
         self.src,self.dst = os.path.abspath(os.fspath(src)),os.path.abspath(os.fspath(dst))

@@ -61,11 +61,17 @@ def _load_font(font, size, layout):
                              "as logo=") from e
         raise ValueError(f"Mark: the font file {font_file(font)!r} cannot be read ({e}); give another font") from e
 
-def right_to_left(text:str) -> bool:
+def right_to_left(
+    text:str, # Any text
+) -> bool:
     "Whether `text` holds letters that are written from right to left"
     return any(unicodedata.bidirectional(c) in ('R','AL') for c in text)
 
-def check_text(text, font, layout):
+def check_text(
+    text, # Text of a mark
+    font, # Path of a font; None: the one of Pillow
+    layout, # 'auto', 'basic' or 'raqm'
+):
     "Raise `ValueError` for a text that `font` cannot draw; warn for right-to-left text that nothing here will shape"
     if not text.strip(): raise ValueError(f"Mark: text={text!r} has nothing to draw; give some letters, or a logo=")
     if control := [c for c in dict.fromkeys(text) if c != '\n' and unicodedata.category(c) in ('Cc','Cs','Zl','Zp')]:
@@ -111,7 +117,15 @@ def _draw(text, font, size, stroke, align, spacing, direction, layout):
     return fill,(whole if sw else None)
 
 @lru_cache(1024)
-def text_size(text, font=None, stroke=0., align='left', spacing=.2, direction=None, layout='auto'):
+def text_size(
+    text, # Text, of one or more lines
+    font=None, # Path of a font; None: the one of Pillow
+    stroke=0., # Width of the outline, in parts of the font size
+    align='left', # 'left', 'center' or 'right'
+    spacing=.2, # Room between lines, in parts of the font size
+    direction=None, # 'ltr', 'rtl' or 'ttb'; None: by the text
+    layout='auto', # 'auto', 'basic' or 'raqm'
+):
     "The width and height of the ink of `text` at font size 100"
     return _draw(text, font, 100., stroke, align, spacing, direction, layout)[0 if not stroke else 1].size
 
@@ -167,14 +181,18 @@ class Logo:
         self.label = f"<{im.width}x{im.height} picture {self.digest[:6]}>"
         if not isinstance(source, Image.Image): self.label = str(source)
     @property
-    def size(self): return self.rgba.size
+    def size(self):
+        "(width, height) in pixels"
+        return self.rgba.size
     def __eq__(self, o): return isinstance(o, Logo) and self.digest == o.digest
     def __hash__(self): return hash(self.digest)
     def __repr__(self): return self.label
 
 # %% ../../nbs/vision/patch.ipynb #b5aa9aed
 @lru_cache(512)
-def opacity_table(opacity) -> bytes:
+def opacity_table(
+    opacity, # 0-1
+) -> bytes:
     "Coverage 0-255 to coverage times `opacity`, rounded half up"
     return bytes(math.floor(a*opacity+.5) for a in range(256))
 
@@ -203,16 +221,21 @@ class Patch:
         self.a,self.opacity,self.size = a,opacity,a.size
         self._m,self._parts,self.memo = None,None,{} if memo is None else memo
     @property
-    def fg(self): return self.colour('RGB')
+    def fg(self):
+        "The colours as an RGB picture"
+        return self.colour('RGB')
     @property
     def m(self):
+        "Coverage times opacity, 0-255: what to paste through"
         if self._m is None: self._m = self.a if self.opacity==1 else self.a.point(list(opacity_table(self.opacity)))
         return self._m
     @property
     def n_bytes(self):
         "About what it takes in memory, with what is derived from it"
         return (8 if self.solid else 16)*self.size[0]*self.size[1]+2000
-    def faded(self, opacity):
+    def faded(self,
+        opacity, # 0-1
+    ):
         "The same ink at another opacity; the last two are kept"
         kept = self.memo.get('faded')
         if kept is None: kept = self.memo.setdefault('faded', OrderedDict())
@@ -221,19 +244,25 @@ class Patch:
         kept[opacity] = p
         if len(kept) > 2: kept.popitem(last=False)
         return p
-    def colour(self, mode):
+    def colour(self,
+        mode, # Mode of Pillow, for example 'RGB'
+    ):
         "The colours as a picture of `mode`; those of a logo are kept"
         if self.solid: return Image.new('RGB', self.size, self.solid).convert(mode)
         if mode == 'RGB': return self._fg
         if mode not in self.memo: self.memo[mode] = self._fg.convert(mode)
         return self.memo[mode]
-    def ink(self, mode):
+    def ink(self,
+        mode, # Mode of Pillow, for example 'RGB'
+    ):
         "What to paste: the one colour of a text, as a pixel of `mode`, or the picture of its colours"
         if not self.solid: return self.colour(mode)
         key = 'pixel',mode
         if key not in self.memo: self.memo[key] = Image.new('RGB', (1,1), self.solid).convert(mode).getpixel((0,0))
         return self.memo[key]
-    def letters(self, mode):
+    def letters(self,
+        mode, # Mode of Pillow, for example 'RGB'
+    ):
         """What to paste of a text that is used again: (box in the patch, its colour as a picture of `mode`, coverage).
 
         A picture is pasted twice as fast as a colour, and what lies between the letters need not be. None for a logo,
@@ -248,14 +277,18 @@ class Patch:
             self.memo['filled',mode] = [fill.crop(box) for box in self.memo['letters']]
         if self._parts is None: self._parts = [self.m.crop(box) for box in self.memo['letters']]
         return zip(self.memo['letters'], self.memo['filled',mode], self._parts)
-    def turned(self, method):
+    def turned(self,
+        method, # `Image.Transpose`
+    ):
         "The patch after `Image.transpose(method)`, kept"
         if method not in self.memo:
             self.memo[method] = Patch(self.solid or self._fg.transpose(method), self.a.transpose(method))
         return self.memo[method].faded(self.opacity)
 
 # %% ../../nbs/vision/patch.ipynb #6967a44b
-def rgb(colour) -> tuple:
+def rgb(
+    colour, # Name, #rrggbb or three numbers
+) -> tuple:
     "`colour`, a name, '#rrggbb' or three numbers 0-255, as three numbers; raises `ValueError` for anything else"
     try: c = ImageColor.getrgb(colour) if isinstance(colour, str) else tuple(int(v) for v in colour)
     except (ValueError, TypeError) as e:
@@ -265,7 +298,12 @@ def rgb(colour) -> tuple:
                          "opacity=")
     return c
 
-def text_layers(masks, angle, color, stroke_color):
+def text_layers(
+    masks, # (letters, outline): coverages, the second may be None
+    angle, # Degrees, counterclockwise
+    color, # Colour of the letters
+    stroke_color, # Colour of the outline
+):
     "(colour or colours, coverage) of the masks of a text, turned by `angle` degrees"
     masks = [m for m in masks if m is not None]
     if angle: masks = [m.rotate(angle, Image.Resampling.BICUBIC, expand=True) for m in masks]
@@ -275,13 +313,20 @@ def text_layers(masks, angle, color, stroke_color):
     fg.paste(color, None, masks[0])
     return fg,masks[1]
 
-def logo_pixels(logo, px, axis):
+def logo_pixels(
+    logo, # `Logo`
+    px, # Pixels
+    axis, # 0: width, 1: height
+):
     "The RGBA pixels of a logo, resized as premultiplied pixels to `px` pixels along `axis`"
     scale = px/logo.size[axis]
     to = max(1, round(logo.size[0]*scale)), max(1, round(logo.size[1]*scale))
     return logo.rgba if to == logo.size else logo.rgba.resize(to, Image.Resampling.LANCZOS)
 
-def logo_layers(im, angle):
+def logo_layers(
+    im, # RGBA picture
+    angle, # Degrees, counterclockwise
+):
     "(fg, coverage) of RGBA pixels, turned by `angle` degrees"
     if angle: im = im.rotate(angle, Image.Resampling.BICUBIC, expand=True)
     return im.convert('RGB'),im.getchannel('A')
@@ -289,8 +334,15 @@ def logo_layers(im, angle):
 # %% ../../nbs/vision/patch.ipynb #c286b1ac
 class ByteCache:
     "Keep what was drawn, the latest `limit` bytes of it; safe among threads"
-    def __init__(self, limit=64*2**20): self.limit,self.used,self.d,self.lock = limit,0,OrderedDict(),threading.Lock()
-    def get(self, key, make, n_bytes):
+    def __init__(self,
+        limit=64*2**20, # Bytes to keep
+    ):
+        self.limit,self.used,self.d,self.lock = limit,0,OrderedDict(),threading.Lock()
+    def get(self,
+        key, # Hashable
+        make, # Function without arguments
+        n_bytes, # Function from a value to its size in bytes
+    ):
         "The value kept for `key`, else `make()`, kept when it is no larger than a quarter of the limit"
         with self.lock:
             if key in self.d:
@@ -305,6 +357,9 @@ class ByteCache:
                 self.used += n
             while self.used > self.limit: self.used -= self.d.popitem(last=False)[1][1]
         return v
-    def clear(self): self.d.clear(); self.used = 0
+    def clear(self):
+        "Forget all values"
+        self.d.clear()
+        self.used = 0
 
 drawn = ByteCache()  # shared by every mark of this process

@@ -16,7 +16,9 @@ from .placement import Placement, place_on
 # modes that are stamped as another one
 _FIRST = {'1':'L', 'P':'RGB', 'PA':'RGBA', 'La':'LA', 'RGBa':'RGBA', 'HSV':'RGB', 'RGBX':'RGB'}
 
-def stampable(im):
+def stampable(
+    im, # Picture of any mode
+):
     """`im` in the mode in which it is stamped.
 
     It is `im` itself, or a converted copy for palettes, single bits and colour-key transparency."""
@@ -78,7 +80,9 @@ def blend_(
                              "im.convert('RGB')")
     return im
 
-def exif_orientation(im) -> int:
+def exif_orientation(
+    im, # Picture
+) -> int:
     "The EXIF orientation of `im`, 1-8"
     o = im.getexif().get(0x0112, 1)
     return o if o in range(1,9) else 1

@@ -92,7 +92,7 @@ def _members(cls, name):
     for k,o in vars(cls).items():
         f = getattr(o, 'fget', None) or getattr(o, '__func__', o)
         if k.startswith('_') or k in events or not inspect.isroutine(f) or not f.__doc__ or _only_raises(f): continue
-        if getattr(f, '__module__', cls.__module__) != cls.__module__: continue  # patched in by another page, which shows it
+        if getattr(f, '__module__', cls.__module__) != cls.__module__: continue  # another page shows it
         yield record(f, f'{name}.{k}', kind='property' if isinstance(o, property) else 'method')
 
 def record(obj, name, level=None, kind=None):

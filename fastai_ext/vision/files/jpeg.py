@@ -13,7 +13,9 @@ from .metadata import jpeg_end
 from .tags import TagTree
 
 # %% ../../../nbs/vision/files/jpeg.ipynb #37d7f901
-def jpeg_tables(im) -> dict:
+def jpeg_tables(
+    im, # Opened JPEG
+) -> dict:
     "The arguments of `Image.save` that store as the opened JPEG `im` is: its tables, subsampling, colour space, scan"
     q,layers = im.quantization,im.layer
     tables = [q[layer[3]] for layer in layers if layer[3] in q]

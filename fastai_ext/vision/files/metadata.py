@@ -50,15 +50,21 @@ class Metadata:
     told:list = field(default_factory=list)    # What is worth knowing, though nothing is lost
     asked:list = field(default_factory=list)   # What went besides the place because `strip_gps` asks for it
 
-    def note(self, line:str):
+    def note(self,
+        line:str, # One line
+    ):
         "Say once what could not be kept"
         if line not in self.notes: self.notes.append(line)
 
-    def tell(self, line:str):
+    def tell(self,
+        line:str, # One line
+    ):
         "Say once what is worth knowing, though nothing is lost"
         if line not in self.told: self.told.append(line)
 
-    def gone(self, line:str):
+    def gone(self,
+        line:str, # One line
+    ):
         "Say once what `strip_gps` cost"
         if line not in self.asked: self.asked.append(line)
 
@@ -93,7 +99,9 @@ class Metadata:
             else: at += 2
         return bytes(res)
 
-    def unfinished(self, data:bytes) -> bool:
+    def unfinished(self,
+        data:bytes, # Bytes of a file or a block
+    ) -> bool:
         "Whether a JPEG begins in `data` that does not end there"
         at = data.find(b'\xff\xd8\xff')
         return at >= 0 and not jpeg_end(data, at) and data[at+3:at+4] in (b'\xdb',b'\xe0',b'\xe1')
@@ -148,7 +156,9 @@ class Metadata:
 
     # ---- XMP
 
-    def xmp(self, data:bytes) -> bytes:
+    def xmp(self,
+        data:bytes, # XMP packet
+    ) -> bytes:
         "An XMP packet with its previews marked and, if asked, without the place"
         data = self.encoded_previews(bytes(data))
         names = re.findall(rb'[\w.\-]+(?::[\w.\-]+)?', data.replace(b'\0', b'')) if self.strip_gps else ()
@@ -163,7 +173,9 @@ class Metadata:
             self.gone('XMP that cannot be read dropped')
             return b''
 
-    def encoded_previews(self, data:bytes) -> bytes:
+    def encoded_previews(self,
+        data:bytes, # XMP packet
+    ) -> bytes:
         "`data` with every JPEG in base64 marked; its length stays"
         if self.stamp is None or b'/9j/' not in data: return data
         return re.sub(rb'(?<=[>"\'])\s*/9j/(?:[A-Za-z0-9+/=]|\s|&#x?\w+;)+', lambda m: self._encoded(m[0]), data)
@@ -181,7 +193,9 @@ class Metadata:
 
     # ---- IPTC and Photoshop
 
-    def iptc(self, data:bytes) -> bytes:
+    def iptc(self,
+        data:bytes, # IPTC-IIM records
+    ) -> bytes:
         "An IPTC block with its previews marked and, if asked, without the fields that name a place"
         if not self.strip_gps: return self.previews(data)
         res,at = [],0
@@ -195,7 +209,9 @@ class Metadata:
             at = begin+n
         return self.previews(b''.join(res)+data[at:])
 
-    def photoshop(self, data:bytes) -> bytes:
+    def photoshop(self,
+        data:bytes, # Photoshop's image resource blocks
+    ) -> bytes:
         "Photoshop's blocks ('8BIM' …) with their previews marked and, if asked, without the place"
         if not self.strip_gps: return self.previews(data)
         res,at = [],0

@@ -71,7 +71,9 @@ def stamp_options(
     try: return replace(options or StampOptions(), **kwargs)
     except ValueError as e: raise ValueError(f'{who}: {e}') from None
 
-def takes_options(f):
+def takes_options(
+    f, # Function with `**kwargs`
+):
     "`f`, which takes the options of `StampOptions` as `**kwargs`, with their names in its signature"
     first = [p for p in signature(f).parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
     more = [Parameter(n, Parameter.KEYWORD_ONLY, default=o.default, annotation=o.type) for n,

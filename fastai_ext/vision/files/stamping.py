@@ -24,7 +24,10 @@ class Stamping:
         self.src,self.dst,self.mark,self.key,self.options,self.n,self.look = src,dst,mark,key,options,n,None
         self.meta,self.orientation,self.p = Metadata(options.strip_gps, self.small),1,None
 
-    def begin(self, im, upright:bool=False):
+    def begin(self,
+        im, # Opened picture
+        upright:bool=False, # Whether its pixels need no turning
+    ):
         """Place the mark on the opened picture `im`, whose orientation holds for its previews too.
 
         `upright` says that there is none."""
@@ -35,14 +38,19 @@ class Stamping:
         if not self.p: self.meta.stamp = None
         return self.p
 
-    def place(self, size, orientation:int=None):
+    def place(self,
+        size, # (width, height) as stored
+        orientation:int=None, # EXIF orientation, 1-8; that of the picture by default
+    ):
         "The `Placement` of the mark on stored pixels of `size`"
         o = self.orientation if orientation is None else orientation
         shown = size[::-1] if o>4 else size
         seen = {} if self.look is None else dict(look=self.look)
         return self.mark.place(shown, self.options.seed, self.key, self.options.split, **seen).turned(o)
 
-    def stamped(self, im):
+    def stamped(self,
+        im, # Picture
+    ):
         "(`im` with the mark, its placement); `im` itself is used up"
         p = self.p if self.p is not None and self.p.size == im.size else self.place(im.size)
         res = stampable(im)
@@ -50,14 +58,18 @@ class Stamping:
         if res is im: res = im._new(im.im)
         return blend_(res, p),p
 
-    def small(self, im):
+    def small(self,
+        im, # Preview
+    ):
         "A preview with the mark; None where it has no room"
         try: p = self.place(im.size)
         except ValueError: return None
         return blend_(stampable(im).copy(), p) if p else None
 
     @property
-    def notes(self): return (*self.meta.notes, *self.meta.asked, *self.meta.told)
+    def notes(self):
+        "What could not be kept, what was taken out and what is worth knowing, a line each"
+        return (*self.meta.notes, *self.meta.asked, *self.meta.told)
 
 # %% ../../../nbs/vision/files/stamping.ipynb #ed6c0069
 def blend_deep(

@@ -88,16 +88,22 @@ class TagTree:
         if start+size > len(self.data): return Entry(tag, kind, 0, at, inline, inline)
         return Entry(tag, kind, count, at, start, start+size)
 
-    def values(self, e:Entry) -> tuple:
+    def values(self,
+        e:Entry, # Entry of a directory
+    ) -> tuple:
         "The numbers of `e`; () where they are none"
         code = _CODES.get(e.type)
         return struct.unpack_from(f'{self.order}{e.count}{code}', self.data, e.start) if code else ()
 
-    def bytes(self, e:Entry) -> bytes:
+    def bytes(self,
+        e:Entry, # Entry of a directory
+    ) -> bytes:
         "The data of `e` as they are stored"
         return bytes(self.data[e.start:e.end])
 
-    def find(self, tag:int) -> list:
+    def find(self,
+        tag:int, # Number of a tag
+    ) -> list:
         "(directory, entry) wherever there is `tag`"
         return [(d,e) for d in self.directories() for e in d.entries if e.tag == tag]
 
@@ -118,7 +124,9 @@ class TagTree:
             self.data[e.start:e.end] = bytes(e.end-e.start)
             self.data[inline:inline+self.wide] = new+bytes(self.wide-len(new))
 
-    def remove(self, tag:int) -> int:
+    def remove(self,
+        tag:int, # Number of a tag
+    ) -> int:
         "Take `tag` out wherever it is, and with it the directory that it may point to; returns how many there were"
         n = 0
         while found := self.find(tag):

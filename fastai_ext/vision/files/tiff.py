@@ -42,7 +42,10 @@ class Page:
     reversed:bool      # Whether the bits of each byte are stored the other way round
     fax:int            # Options of fax group 3
 
-def page_of(tree, directory):
+def page_of(
+    tree, # `TagTree` of a TIFF
+    directory, # One of its directories
+):
     "The `Page` of a directory; None where it holds no picture"
     tags = {e.tag:tree.values(e) for e in directory.entries}
     def one(tag, default): return tags[tag][0] if tags.get(tag) else default
@@ -246,7 +249,11 @@ class TiffFile:
         "Its tags as they are now"
         return TagTree(self.data)
 
-    def replace(self, tree, directory, blocks):
+    def replace(self,
+        tree, # `TagTree` of the file
+        directory, # One of its directories
+        blocks, # {number of a strip or tile: its bytes}
+    ):
         """Store `blocks`, {number: bytes}, in place of the directory's strips or tiles.
 
         They go to the end where they are too long."""
