@@ -1,9 +1,10 @@
 "Nothing trained is lost: 30 ways to come by a trained network, and what is fresh is shown to be fresh"
 import copy, io, pickle, warnings
+from functools import partial
 
 import pytest, torch
 from fastai.callback.progress import ProgressCallback  # noqa: F401 `no_bar`
-from fastai.basics import CrossEntropyLossFlat, DataLoader, DataLoaders, Learner, SGD
+from fastai.basics import CrossEntropyLossFlat, DataLoader, DataLoaders, Learner, OptimWrapper, SGD
 from torch import nn
 from torch.nn import functional as F
 from fastai_ext.init.auto import init_plan
@@ -134,6 +135,20 @@ def test_trained_embeddings_are_kept():
     before = vectors[0].weight.clone()
     plan = init_plan(vectors)
     assert torch.equal(plan.apply() and vectors[0].weight, before) and plan.changed
+
+@pytest.mark.parametrize('opt_func', [SGD, partial(OptimWrapper, opt=partial(torch.optim.SGD, momentum=.9))])
+def test_a_bias_before_a_norm_is_kept(opt_func):
+    "No step moves it, but the running mean of the norm has taken it in"
+    model = nn.Sequential(nn.Linear(8,64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64,3))
+    learn = trained(model, opt_func=opt_func, cbs=Init())
+    learn.remove_cb(Init)
+    for again in learn,get_learner(learn.model),get_learner(copy.deepcopy(learn.model)):
+        before = state(again.model)
+        again.add_cb(Init())
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            fit(again, lr=0.)
+        assert all(map(torch.equal, before, state(again.model)))
 
 def test_what_is_left_alone_is_said_once():
     torch.manual_seed(0)

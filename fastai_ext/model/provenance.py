@@ -186,7 +186,6 @@ def _by_numbers(ws, ours, found):
     place = {m:i for i,m in enumerate(layers)}
     _judge_company(judged, place)
     _judge_model(judged, place)
-    for js in layers.values(): _judge_single(js)
     return {w.name: j.why for j in judged for w in j.ws if j.why}
 
 _few = 'too few numbers to tell whether they are fresh'
@@ -203,12 +202,6 @@ def _judge_layer(js):
         if bias is not None and j.w.is_matrix and not j.why:
             j.why = f"{_unshown}: its bias {bias.w.full_name.rpartition('.')[2]} is neither constant nor fresh"
         elif j.draw.random and not j.why and bits < enough: j.why = _few
-
-def _judge_single(js):
-    "A bias of one number shows nothing; it stays where its layer's weight stays"
-    held = next((j for j in js if j.w.is_matrix and j.why), None)
-    for j in js if held is not None else ():
-        if j.w.kind == 'bias' and j.w.param.numel() == 1 and not j.why: j.why = f"{_unshown}, as {held.w.full_name}"
 
 def _moved(j):
     "Whether it looks trained, and is large enough, or of a kind, to show it"
@@ -283,5 +276,11 @@ def provenance(
     learn = None if isinstance(model, nn.Module) else model
     net = unwrap(model if learn is None else learn.model)
     book = Ledger() if learn is None else ledger(learn, keep=False)
-    return {**_by_numbers(ws, book.ours, draws(ws) if found is None else found), **_by_hub(net, ws),
+    held = {**_by_numbers(ws, book.ours, draws(ws) if found is None else found), **_by_hub(net, ws),
             **({} if learn is None else _by_learner(learn, ws, book))}
+    return {**_biases(ws, held), **held}
+
+def _biases(ws, held):
+    "A bias stays with its layer's weight: before a norm no step moves it, and one number shows nothing"
+    reason = {id(w.module): held[w.name] for w in ws if w.is_matrix and w.name in held}
+    return {w.name: reason[id(w.module)] for w in ws if w.kind == 'bias' and id(w.module) in reason}
