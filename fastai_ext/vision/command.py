@@ -85,6 +85,8 @@ def watermark_parser():
                                                          'that was edited since')
     g.add_argument('--strict', action='store_true', help='refuse pictures of which something besides the mark would '
                                                          'change')
+    g.add_argument('--background', type=_color, metavar='COLOR', help='what is behind a transparent picture where its '
+                   'format keeps no transparency (refused)')
     g.add_argument('--strip_gps', action='store_true', help='leave out the place where the pictures were taken')
     g.add_argument('--no_orient', action='store_true',
                    help='do not turn the mark for pictures that EXIF says are shown turned')
@@ -109,7 +111,8 @@ def _joined(argv):
         else: res.append(a)
     return res
 
-_FILES = ('quality','lossless','overwrite','update','strict','strip_gps','n_workers','seed','dry_run','report')
+_FILES = ('quality','lossless','overwrite','update','strict','strip_gps','background','n_workers','seed',
+          'dry_run','report')
 
 def main(
     argv=None, # Arguments; those of the process by default
