@@ -278,9 +278,11 @@ def provenance(
     book = Ledger() if learn is None else ledger(learn, keep=False)
     held = {**_by_numbers(ws, book.ours, draws(ws) if found is None else found), **_by_hub(net, ws),
             **({} if learn is None else _by_learner(learn, ws, book))}
-    return {**_biases(ws, held), **held}
+    held |= _biases(ws, held)
+    return {w.name: held[w.name] for w in ws if w.name in held}
 
 def _biases(ws, held):
     "A bias stays with its layer's weight: before a norm no step moves it, and one number shows nothing"
     reason = {id(w.module): held[w.name] for w in ws if w.is_matrix and w.name in held}
-    return {w.name: reason[id(w.module)] for w in ws if w.kind == 'bias' and id(w.module) in reason}
+    return {w.name: reason[id(w.module)] for w in ws
+            if w.kind == 'bias' and w.name not in held and id(w.module) in reason}
