@@ -52,7 +52,8 @@ class FolderRun(Counts):
         "The parameters of `stamp_folder`, which see."
         super().__init__()
         self.src,self.dst = os.path.abspath(os.fspath(src)),os.path.abspath(os.fspath(dst))
-        self.mark,self.recursive,self.executor,self.dry_run,self.report = mark,recursive,executor,dry_run,report
+        self.mark,self.recursive,self.executor = mark,recursive,executor
+        self.dry_run,self.report = dry_run,report
         self.options = stamp_options('stamp_folder', options, **kwargs)
         self.seconds,self.total,self.stopping = 0.,None,False
         self.progress = sys.stderr.isatty() if progress is None else progress

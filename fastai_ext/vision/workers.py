@@ -218,7 +218,9 @@ class Pool:
         n:int,          # Processes
         job:bytes,      # A pickled `Job`
         main:str=None,  # A script to run first, where the mark's class is defined there
-    ): self.n,self.job,self.main,self.threads,self.own,self.workers = n,job,main,None,threading.local(),[]
+    ):
+        self.n,self.job,self.main = n,job,main
+        self.threads,self.own,self.workers = None,threading.local(),[]
 
     def submit(self,
         task:list,  # (place below the folder, whether to replace, number) of each picture

@@ -21,7 +21,8 @@ class Stamping:
         options,  # A `StampOptions`
         n:int=None, # Its number in a run, from 1
     ):
-        self.src,self.dst,self.mark,self.key,self.options,self.n,self.look = src,dst,mark,key,options,n,None
+        self.src,self.dst,self.key,self.n = src,dst,key,n
+        self.mark,self.options,self.look = mark,options,None
         self.meta,self.orientation,self.p = Metadata(options.strip_gps, self.small),1,None
 
     def begin(self,
