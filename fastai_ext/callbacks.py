@@ -80,7 +80,7 @@ callback_examples = dict(
     SAM = dict(cb=SAM, strength='rho', owes='rng'),
     ASAM = dict(cb=ASAM, strength='rho', owes='rng'),
     RDrop = dict(cb=RDrop, strength='alpha', owes='rng', learner=dropout_learner),
-    JacobianPenalty = dict(cb=partial(JacobianPenalty, n_proj=3), strength='jacobian', owes='rng'),
+    JacobianPenalty = dict(cb=partial(JacobianPenalty, n_proj=2), strength='jacobian', owes='rng'),
     ConfidencePenalty = dict(cb=ConfidencePenalty, strength='confidence', owes='rng'),
     DropoutSchedule = dict(cb=DropoutSchedule, learner=dropout_learner),
     Mixout = dict(cb=Mixout, strength='p', owes='rng', skip=dict(
@@ -114,11 +114,20 @@ def check_all(
 # %% ../nbs/callbacks.ipynb #0e7e1be1
 class Place:
     "Where a callback class stands: its `order`, its `events`, whether it is `ours`"
-    def __init__(self, name, order, events, ours=False): store_attr()
+    def __init__(self,
+        name,       # Name of the class
+        order,      # Its `order`
+        events,     # Names of the events it acts in
+        ours=False, # Whether it is of this package
+    ):
+        store_attr()
 
 events = [e for e in vars(event) if not e.startswith('_')]
 
-def place(cls, ours=False):
+def place(
+    cls,        # A callback or its class
+    ours=False, # Whether it is of this package
+):
     "The `Place` of a callback class or instance"
     name = cls.__name__ if isinstance(cls, type) else type(cls).__name__
     return Place(name, cls.order, [e for e in events if callable(inspect.getattr_static(cls, e, None))], ours)

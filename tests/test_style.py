@@ -14,8 +14,9 @@ def test_lines_of_120_columns():
             if len(l) > 120 and not l.startswith('__all__ = [')]  # that line is nbdev's
     assert wide == []
 
-def public(source):
-    "(name, node, whether a method) of each function, class and method that a module's `__all__` passes on"
+def public(source, helpers=False):
+    """(name, node, whether a method) of each function, class and method that a module's `__all__` passes on; `helpers`:
+    of those which other modules of the package may take besides, by a name without an underscore"""
     tree = ast.parse(source)
     given = [ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign)
              and getattr(n.targets[0], 'id', '') == '__all__' and isinstance(n.value, ast.List)]
@@ -23,7 +24,8 @@ def public(source):
         if not isinstance(n, ast.FunctionDef|ast.ClassDef): continue
         names = [getattr(d, 'id', getattr(getattr(d, 'func', None), 'id', '')) for d in n.decorator_list]
         patched = 'patch' in names
-        if n.name.startswith('_') or not (patched or given and n.name in given[0]): continue
+        passed_on = patched or bool(given) and n.name in given[0]
+        if n.name.startswith('_') or passed_on == helpers: continue
         yield n.name,n,patched
         if not isinstance(n, ast.ClassDef): continue
         for m in n.body:
@@ -40,24 +42,35 @@ def inherited(name):
     classes = [o for o in vars(importlib.import_module(name)).values() if inspect.isclass(o) and o.__module__ == name]
     return {f'{c.__name__}.{m}' for c in classes for m in vars(c) if any(m in vars(b) for b in c.__mro__[1:-1])}
 
-def unexplained(source, passed=()):
-    "What lacks a docstring, and the parameters without a comment beside them, but for the names `passed` over"
+def unexplained(source, passed=(), helpers=False):
+    """What lacks a docstring, and the parameters without a comment beside them, but for the names `passed` over.
+
+    Of `helpers` a sentence says enough where there is one parameter; a promise is its own sentence."""
     said = comments(source)
-    for name,node,method in public(source):
+    for name,node,method in public(source, helpers):
         if name in passed and not name.endswith('__init__'): continue
-        if not ast.get_docstring(node) and not name.endswith('__init__'): yield name
+        made_by = [getattr(getattr(d, 'func', None), 'id', '') for d in node.decorator_list]
+        if not ast.get_docstring(node) and not name.endswith('__init__') and 'promise' not in made_by: yield name
         if isinstance(node, ast.ClassDef): continue
-        args = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        args = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs][method:]
+        args = [a for a in args if a.arg != 'self']  # of a function that a decorator makes a method
+        if helpers and len(args) < 2: continue
         # a type whose name begins with _ carries its explanation with it
         once = lambda a: isinstance(a.annotation, ast.Name) and a.annotation.id.startswith('_')
-        yield from (f'{name}({a.arg})' for a in args[method:] if a.lineno not in said and not once(a))
+        yield from (f'{name}({a.arg})' for a in args if a.lineno not in said and not once(a))
 
 def test_what_is_unexplained_is_seen():
     bad = ("__all__ = ['f','C']\ndef f(x,\n  y, # the other\n): pass\nclass C:\n  'Yes'\n  def m(self, z): 'Also'\n"
            "  def _p(self, q): pass\n")
     assert list(unexplained(bad)) == ['f', 'f(x)', 'C.m(z)']
+    assert list(unexplained("def f(x): pass\ndef g(x,\n  y, # the other\n): 'Yes'", helpers=True)) == ['f', 'g(x)']
 
 @pytest.mark.parametrize('module', modules, ids=str)
 def test_every_public_name_is_explained(module):
     name = '.'.join(module.with_suffix('').parts).removesuffix('.__init__')
     assert list(unexplained((root/module).read_text(encoding='utf-8'), inherited(name))) == []
+
+@pytest.mark.parametrize('module', modules, ids=str)
+def test_every_helper_of_other_modules_is_explained(module):
+    name = '.'.join(module.with_suffix('').parts).removesuffix('.__init__')
+    assert list(unexplained((root/module).read_text(encoding='utf-8'), inherited(name), helpers=True)) == []

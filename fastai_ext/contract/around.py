@@ -31,7 +31,11 @@ def restless(s):
         s._restless = {k for k in a if k not in b or unlike(a[k], b[k])}
     return s._restless
 
-def path_of(s, detour, fits_before):
+def path_of(
+    s,           # The `Subject`
+    detour,      # Function of a learner: what happens between
+    fits_before, # Fits before the detour, 0 or 1
+):
     "What a learner with the subject is after `fits_before` fits, the detour and one more fit"
     learn,cb = s.with_it()
     if fits_before: fit(learn)
@@ -41,13 +45,21 @@ def path_of(s, detour, fits_before):
     return dict(weights=weights_of(learn, buffers=True), recorded=recorded(learn), columns=columns(learn),
                 metrics=len(learn.metrics), state=state_of(cb))
 
-def straight(s, fits_before):
+def straight(
+    s,           # The `Subject`
+    fits_before, # Fits before, 0 or 1
+):
     "`path_of` without a detour: the same for every detour, so it is walked once"
     known = s.__dict__.setdefault('_straight', {})
     if fits_before not in known: known[fits_before] = path_of(s, lambda learn: None, fits_before)
     return known[fits_before]
 
-def between(s, want, got, what):
+def between(
+    s,    # The `Subject`
+    want, # What `path_of` gives without the detour
+    got,  # What it gives with it
+    what, # What is being done, in words
+):
     "Say `broken` where two paths differ"
     if diff := differ(want['weights'], got['weights']): s.broken(f"{what}: the fit after it ends elsewhere: {diff}")
     for k in ('columns','metrics'):
@@ -59,7 +71,11 @@ def between(s, want, got, what):
         elif (diff := unlike(v, got['state'][k], k)) and k not in restless(s):
             s.broken(f"{what}: its own state is another after the next fit: {diff}")
 
-def detoured(s, detour, what):
+def detoured(
+    s,      # The `Subject`
+    detour, # Function of a learner: what happens between
+    what,   # What is being done, in words
+):
     "Say `broken` if the detour changes what comes after it, in a new learner or in a fitted one"
     for fits_before,when in ((0, "on a new learner"), (1, "between two fits")):
         between(s, straight(s, fits_before), path_of(s, detour, fits_before), f"{what} {when}")
@@ -68,7 +84,13 @@ def requires_grad(learn):
     "Which parameters require a gradient, in their order"
     return [p.requires_grad for p in learn.model.parameters()]
 
-def undisturbed(s, learn, detour, what, started=None):
+def undisturbed(
+    s,            # The `Subject`
+    learn,        # The learner
+    detour,       # Function of a learner: what happens between
+    what,         # What is being done, in words
+    started=None, # Function that makes a learner whose fit has only started; its state is allowed too
+):
     "Say `broken` if the detour changes weights, buffers or the optimizer now, other than to what they are in `started`"
     weights,opt,n_metrics,grads = weights_of(learn, buffers=True),opt_of(learn),len(learn.metrics),requires_grad(learn)
     reseed(learn)
@@ -164,7 +186,13 @@ def odd_hyper(learn):
             return f" (the optimizer's hyper-parameter {k.split('/')[1]} is {short(v)})"
     return ''
 
-def load(learn, file, s, what, source=None):
+def load(
+    learn,       # The learner that loads
+    file,        # Name of the file that `save` wrote
+    s,           # The `Subject`
+    what,        # What is being done, in words
+    source=None, # The learner that saved, to name an odd hyper-parameter
+):
     "`learn.load`; says `broken` where fastai warns that the optimizer's state was not loaded"
     with warnings.catch_warnings(record=True) as ws:
         warnings.simplefilter('always')

@@ -23,23 +23,37 @@ def reasons(skip):
     "What is skipped, as a dict from name to reason"
     return skip if isinstance(skip, dict) else {n: '' for n in known_names(skip, 'skip=')}
 
-def chosen(only, skip):
+def chosen(
+    only, # Names to check; None: all
+    skip, # Names not to check, or a dict from name to reason
+):
     "The promises to check, each with '' or the reason why it is skipped; those skipped without a reason are left out"
     only,skip = known_names(only, 'only='),{n: why for n,why in reasons(skip).items() if known_names(n, 'skip=')}
     return {n: skip.get(n, '') for n in (only or promises) if skip.get(n, True)}
 
-def one_line(e, n=240):
+def one_line(
+    e,     # An exception
+    n=240, # Characters, at most
+):
     "The words of an exception, without line breaks and colours, in at most `n` characters"
     s = ' '.join(re.sub(r'\x1b\[[0-9;]*m', '', str(e)).split())
     return s if len(s)<=n else s[:n-1]+'…'
 
 # %% ../../nbs/contract/check.ipynb #9221eba5
-def seconds_for(subject, name, limit):
+def seconds_for(
+    subject, # The `Subject`
+    name,    # Name of the promise
+    limit,   # Seconds for the promise; None: by how long a fit takes, 0: none
+):
     "The time limit of one promise: `limit`, or 20 seconds and fifty fits of the learner without the callback"
     if name=='ddp': return None  # it has one of its own
     return 20+50*subject.seconds if limit is None else limit
 
-def trial(subject, name, limit):
+def trial(
+    subject, # The `Subject`
+    name,    # Name of the promise
+    limit,   # Seconds for the promise; None: by how long a fit takes, 0: none
+):
     "The `Row` of one promise, without a look at what the learner does by itself"
     subject.promise,subject.allowed,seconds = name,[],seconds_for(subject, name, limit)
     try:
@@ -56,7 +70,11 @@ def trial(subject, name, limit):
     notes = [f"allowed: {o}" for o in subject.allowed] + [f"allowed, but not seen: {words}" for words in unseen]
     return Row(name, 'kept', '; '.join(notes))
 
-def judge(subject, name, limit=None):
+def judge(
+    subject,    # The `Subject`
+    name,       # Name of the promise
+    limit=None, # Seconds for the promise; None: by how long a fit takes, 0: none
+):
     "The `Row` of one promise; what a callback that does nothing breaks too is not owed"
     if why := promises[name].not_owed(subject): return Row(name, 'not owed', why)
     row = trial(subject, name, limit)
@@ -68,12 +86,19 @@ def judge(subject, name, limit=None):
     if control.verdict=='kept': return row
     return Row(name, 'not owed', f"the learner does not keep it without the callback: {control.why}")
 
-def runs_here(subject, limit=None):
+def runs_here(
+    subject,    # The `Subject`
+    limit=None, # Seconds for the promise; None: by how long a fit takes, 0: none
+):
     "The `Row` of the promise that comes before all others, tried once"
     if not hasattr(subject, 'runs_row'): subject.runs_row = trial(subject, 'runs', 120 if limit is None else limit)
     return subject.runs_row
 
-def report_of(subject, todo, limit=None):
+def report_of(
+    subject,    # The `Subject`
+    todo,       # Dict from the name of a promise to '' or a reason to skip it
+    limit=None, # Seconds for the promise; None: by how long a fit takes, 0: none
+):
     "The `Report` of a subject over the promises `todo`, each with '' or the reason why it is skipped"
     first = runs_here(subject, limit)
     if first.verdict=='not owed': return Report(subject.name, [first], subject.acted, unfit=first.why)
@@ -103,7 +128,10 @@ def check_callback(
     return next(iter(check_callbacks([args], only, skip, on_fail, limit).values()))
 
 # %% ../../nbs/contract/check.ipynb #61f76139
-def subjects_of(cbs, learner=None):
+def subjects_of(
+    cbs,          # As `check_callbacks` takes them
+    learner=None, # Function that makes a `Learner`, for those that name none
+):
     "A dict from name to a `Subject` and what it says to skip, from a dict or a list of callbacks or of arguments"
     if isinstance(cbs, dict): given = list(cbs.items())
     else: given = [('', cb) for cb in (cbs if isinstance(cbs, (list,tuple,L)) else [cbs])]

@@ -16,19 +16,30 @@ from fastai.learner import Learner
 from fastcore.foundation import L
 
 # %% ../../nbs/contract/compare.ipynb #29813e92
-def weights_of(learn, buffers=False):
+def weights_of(
+    learn,         # The learner
+    buffers=False, # With the buffers, as running means
+):
     "A copy of every parameter (and buffer) by name"
     model = getattr(learn.model, 'module', learn.model)
     res = {name: p.detach().clone() for name,p in model.named_parameters()}
     if buffers: res.update({name: b.detach().clone() for name,b in model.named_buffers()})
     return res
 
-def distance(want, got):
+def distance(
+    want, # One tensor
+    got,  # The other, of the same shape
+):
     "The largest difference between two tensors, and the largest number in the first"
     if want.numel()==0: return 0.,0.
     return (want.double()-got.double()).abs().max().item(), want.double().abs().max().item()
 
-def differ(want, got, tol=0., how='differs by'):
+def differ(
+    want,             # Dict from name to tensor
+    got,              # Likewise, to compare
+    tol=0.,           # What may differ, relative to 1 plus the largest number
+    how='differs by', # The verb of the sentence
+):
     "The weight that differs most for its size, in words, or None; counters are named only where nothing else differs"
     if list(want) != list(got): return f"the parameters are others: {sorted(set(want)^set(got)) or 'in another order'}"
     worst,words = -1.,None
@@ -63,13 +74,21 @@ def first(it):
     "The first that says something, or None"
     return next((o for o in it if o), None)
 
-def short(o, n=60):
+def short(
+    o,    # Anything
+    n=60, # Characters, at most
+):
     "`repr` of `o` in at most `n` characters"
     if isinstance(o, torch.Tensor) and o.numel()==1: o = o.item()
     s = repr(o)
     return s if len(s)<=n else s[:n-1]+'…'
 
-def unlike(want, got, path='', depth=6):
+def unlike(
+    want,    # One value
+    got,     # The other
+    path='', # Its name, to begin the sentence with
+    depth=6, # How deep to look into attributes and items
+):
     "Where two values differ, in words that begin with `path`, or None"
     if depth==0 or want is got: return None
     if type(want) is not type(got): return f"{path} is {short(got)} instead of {short(want)}"
@@ -106,7 +125,10 @@ def _by_plain_key(o):
     "Keys that are objects, as parameters, become numbers: those of two learners are never equal"
     return {k if isinstance(k, (str,int,float,tuple,type(None))) else i: v for i,(k,v) in enumerate(o.items())}
 
-def more_less(more, less):
+def more_less(
+    more, # What is there now and was not
+    less, # What was there and is no more
+):
     "What there is also, and what there is no more"
     words = [f"also {short(more)}"] if more else []
     return ' and '.join(words + ([f"no more {short(less)}"] if less else [])) or 'the same in another order'
@@ -122,7 +144,10 @@ _by_kind = [((torch.Tensor,np.ndarray), _arrays), ((int,float,complex,str,bytes,
             (nn.Module, _modules)]
 
 # %% ../../nbs/contract/compare.ipynb #56b94702
-def changed_hyper(want, got):
+def changed_hyper(
+    want, # A learner
+    got,  # Another, with as many parameter groups
+):
     "The hyper-parameter of which the optimizer of `got` has another value, to be put behind a sentence"
     for i,(a,b) in enumerate(zip(want.opt.hypers, got.opt.hypers, strict=False)):
         for k,v in a.items():
@@ -139,7 +164,11 @@ def state_of(cb):
         except Exception: res[k] = type(v)  # an open file or the like: only its type can be compared
     return res
 
-def bytes_in(o, depth=6, seen=None):
+def bytes_in(
+    o,         # Anything
+    depth=6,   # How deep to look
+    seen=None, # The `id`s of what is counted already
+):
     """How many bytes of numbers `o` holds on to, through lists, dicts and attributes, and how many tensors with a graph
     behind them"""
     seen = set() if seen is None else seen

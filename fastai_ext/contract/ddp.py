@@ -35,11 +35,18 @@ class Replicate(Callback):
     def before_fit(self): self.learn.model = Replica(self.model)
     def after_fit(self): self.learn.model = self.learn.model.module
 
-def shard(n, rank):
+def shard(
+    n,    # Items in all
+    rank, # 0 or 1
+):
     "The items of one of two ranks, as many for each"
     return range(rank, n//2*2, 2)
 
-def train_rank(s, rank, with_cb):
+def train_rank(
+    s,       # The `Subject`
+    rank,    # 0 or 1
+    with_cb, # With the subject, or without
+):
     "Weights and class of the model after two fits on this rank's half of the data"
     learn = s.with_it()[0] if with_cb else s.learner()
     learn.add_cb(Replicate())
@@ -54,13 +61,20 @@ def train_rank(s, rank, with_cb):
 
 patience = 75  # seconds without any news from a process, after which both are ended
 
-def meet(folder, rank, i):
+def meet(
+    folder, # Folder that both processes see
+    rank,   # 0 or 1
+    i,      # Number of the job
+):
     """Join the other process, at job `i`; the file is another each time, for a group that has failed cannot be joined
     again"""
     meeting = (folder/f'meet{i}').as_uri()
     dist.init_process_group('gloo', init_method=meeting, rank=rank, world_size=2, timeout=timedelta(seconds=15))
 
-def run_rank(folder, rank):
+def run_rank(
+    folder, # Folder that both processes see
+    rank,   # 0 or 1
+):
     "What each of the two processes does: train every subject in `folder`, note weights or the error"
     folder,start = Path(folder),time.monotonic()
     jobs = [cloudpickle.loads(job) for job in cloudpickle.loads((folder/'jobs.pkl').read_bytes())]
@@ -102,7 +116,10 @@ def _jobs(subjects):
         jobs.append(pair[1])
     return jobs,places
 
-def run_ranks(subjects, seconds=patience):
+def run_ranks(
+    subjects,         # Dict from name to `Subject`
+    seconds=patience, # How long nothing may be heard of the processes
+):
     """Train the `subjects` (by name) on two processes: for each name a `Broken`, a `NotOwed` or None.
 
     Both processes are ended when one of them has failed, or when nothing is heard of them for so many `seconds`."""
@@ -149,7 +166,10 @@ def _wait(ranks, folder, seconds):
         time.sleep(.05)
     return False
 
-def verdict(base, mine):
+def verdict(
+    base, # Of each rank without the subject: weights and model, or an error in words
+    mine, # Likewise, with it
+):
     "What two ranks made of a subject: a `Broken`, a `NotOwed` or None"
     failed = [o for o in base if isinstance(o, str)]
     if failed: return NotOwed(f"the learner does not train on two processes without the callback: {failed[0]}")

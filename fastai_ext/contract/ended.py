@@ -54,11 +54,18 @@ def traits(learn):
     res.update({f"torch's {name}": str(v) for name,v in torch_flags().items()})
     return res
 
-def changes(before, after):
+def changes(
+    before, # `traits` before
+    after,  # `traits` after
+):
     "The traits that are others `after`, each with both values"
     return {k: (before.get(k),after.get(k)) for k in {**before, **after} if before.get(k) != after.get(k)}
 
-def residue(theirs, learn, but=()):
+def residue(
+    theirs, # Names of traits that change without the subject too
+    learn,  # A pair of `traits`, before and after
+    but=(), # Names of traits that may change
+):
     "What changed in `learn`, a pair of `traits` before and after, and is not among `theirs`: in words, one by one"
     for k,(before,after) in changes(*learn).items():
         if k in theirs or k in but: continue
@@ -94,7 +101,13 @@ def nothing_left(s):
 # %% ../../nbs/contract/ended.ipynb #9b4a32e9
 class Interrupt(Callback):
     "Raise `exc` once, at the event `at` of batch (or epoch) `it`"
-    def __init__(self, exc, at, order, it=2, train=True):
+    def __init__(self,
+        exc,        # Exception to raise
+        at,         # Event at which
+        order,      # Order of the callback: before or after others
+        it=2,       # Number of the batch, or of the epoch
+        train=True, # In training; False: in validation
+    ):
         store_attr()
         self.done,self.batches_after = False,0
     def __call__(self, event_name):

@@ -75,7 +75,10 @@ def names_of(o):
     "One name or several, as a list"
     return [o] if isinstance(o, str) else list(o or ())
 
-def known_names(names, argument):
+def known_names(
+    names,    # One name or several
+    argument, # What they were given to, for the message
+):
     "The names of promises in `names` as a list. Raises `ValueError` for one that is none, with the nearest"
     names = names_of(names)
     for n in names:
@@ -138,13 +141,21 @@ def seed_all(seed):
     np.random.seed(seed)
     torch.default_generator.manual_seed(seed)
 
-def reseed(learn, seed=7):
+def reseed(
+    learn,  # The learner
+    seed=7, # Seed of the generators
+):
     "Seed the global generators and those of the `DataLoader`s"
     seed_all(seed)
     for dl in learn.dls.loaders:
         if hasattr(dl, 'rng'): dl.rng = random.Random(seed)
 
-def fit(learn, n=1, seed=7, **kwargs):
+def fit(
+    learn,    # The learner
+    n=1,      # Epochs
+    seed=7,   # Seed of the generators
+    **kwargs
+):
     "`learn.fit` from a known random state"
     reseed(learn, seed)
     learn.fit(n, **kwargs)

@@ -121,7 +121,12 @@ def hooks_on(model):
                     for p in model.parameters())
     return on_modules + on_params
 
-def trains(s, learn, before, what):
+def trains(
+    s,      # The `Subject`
+    learn,  # The learner
+    before, # Its weights before the fit
+    what,   # What is being done, in words
+):
     "Say `broken` if the weights of `learn` are as `before`, or no finite numbers"
     s.finite(learn)
     if not differ(before, weights_of(learn)): s.broken(f"{what}: no weight moved, though without it they do")

@@ -71,7 +71,10 @@ def quiet():
 class TimeUp(BaseException):
     "A check did not end in its time; no `Exception`, so that what is checked does not swallow it"
 
-def within(seconds, f):
+def within(
+    seconds, # Limit in seconds; None or 0: none
+    f,       # Function without arguments
+):
     "What `f()` returns; raises `TimeUp` after `seconds`; with None or 0 there is no limit"
     if not seconds: return f()
     alarms = hasattr(signal, 'setitimer') and threading.current_thread() is threading.main_thread()

@@ -35,7 +35,10 @@ class Steps(Callback):
         opt.step = _counted
     def after_fit(self): vars(self.opt).pop('step', None)
 
-def has(learn, kind):
+def has(
+    learn, # The learner
+    kind,  # Class of callbacks
+):
     "Whether the learner has a callback of that kind"
     return any(isinstance(cb, kind) for cb in learn.cbs)
 
@@ -89,7 +92,11 @@ def clipping(s):
 class CPUMixedPrecision(MixedPrecision):
     "fastai's `MixedPrecision` with autocast and `GradScaler` of the CPU; autocast to bfloat16 only if `cast`"
     name = 'mixed_precision'
-    def __init__(self, cast=False, init_scale=65536., **kwargs):
+    def __init__(self,
+        cast=False,        # Compute in bfloat16; False: in float32
+        init_scale=65536., # First scale of the loss
+        **kwargs
+    ):
         super().__init__(init_scale=init_scale, **kwargs)
         self.cast = cast
     def before_fit(self):
@@ -114,7 +121,10 @@ def mixed_precision(s):
 class Overflow(Callback):
     "Make the gradients of training batch `it` infinite; look at weights and the subject before and after each batch"
     order,run_valid = MixedPrecision.order+50,False
-    def __init__(self, it=None, subject=None):
+    def __init__(self,
+        it=None,      # Number of the training batch; None: none overflows
+        subject=None, # Callback whose attributes are noted too
+    ):
         store_attr()
         self.states,self.weights = [],[]
     def __call__(self, event_name):

@@ -34,13 +34,19 @@ def arguments(f):
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return [p.name for p in taken if p.kind in by_name],any(p.kind is p.VAR_KEYWORD for p in taken)
 
-def same_state(a, b):
+def same_state(
+    a, # A callback
+    b, # Another
+):
     "Where the attributes of two callbacks differ, in words, or None"
     mine,other = state_of(a),state_of(b)
     if missing := sorted(set(mine)^set(other)): return missing[0]
     return first(unlike(v, other[k], k) for k,v in mine.items())
 
-def remade(cb, kwargs):
+def remade(
+    cb,     # A callback
+    kwargs, # Arguments that are to be others
+):
     """A callback of the class of `cb` with the arguments that `cb` has, except those in `kwargs`.
 
     Raises `NotOwed` where the arguments of `cb` cannot be read from its attributes."""

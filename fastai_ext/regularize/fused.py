@@ -69,7 +69,18 @@ def FusedAdam(
     return opt
 
 # %% ../../nbs/regularize/fused.ipynb #fdf39469
-def adam_step(p, lr, mom, step, sqr_mom, grad_avg, sqr_avg, eps, after__, **kwargs):
+def adam_step(
+    p,        # Parameter
+    lr,       # Learning rate
+    mom,      # Decay of the average of gradients, [0, 1)
+    step,     # Number of this step, from 1
+    sqr_mom,  # Decay of the average of squares, [0, 1)
+    grad_avg, # Average of gradients, as `p`
+    sqr_avg,  # Average of their squares, as `p`
+    eps,      # Added to the root, > 0
+    after__,  # Dict from the `id` of a parameter to functions `f(rows, step)`
+    **kwargs
+):
     """fastai's `adam_step`; parameters in `after__` a few rows at a time, each followed by the functions that stand
     there"""
     todo = after__.pop(id(p), None)

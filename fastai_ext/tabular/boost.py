@@ -74,6 +74,9 @@ class Booster(Engine):
         "The model in the library's own format"
         return dict(shift=self.shift), dict(model=np.frombuffer(self._bytes(), dtype='uint8'))
 
-    def restore(self, meta, blobs):
+    def restore(self,
+        meta,  # Numbers and text that `state` gave
+        blobs, # Arrays that `state` gave, by name
+    ):
         "Take what `state` gave"
         self.shift,self.est = meta['shift'],self._from_bytes(blobs['model'].tobytes())

@@ -60,7 +60,9 @@ def tabular_dls(
     return dls
 
 # %% ../../nbs/tabular/dls.ipynb #7b125144
-def listed(o): return [o] if isinstance(o, str) else list(o)
+def listed(o):
+    "One name or several, as a list"
+    return [o] if isinstance(o, str) else list(o)
 
 def _block(kind, ys, classes):
     if kind=='class': return CategoryBlock(vocab=classes, sort=False)
@@ -87,7 +89,11 @@ def _weights(df, wgts):
         raise ValueError(f"tabular_dls: wgts must be {len(df)} numbers >= 0, one for each row, not all 0")
     return w,skip
 
-def splits_of(df, valid, seed):
+def splits_of(
+    df,    # The frame
+    valid, # As `tabular_dls` takes it
+    seed,  # Seed of a random split
+):
     "Positions of the training and of the validation rows"
     n = len(df)
     if callable(valid): train,held = (np.asarray(o, dtype=int) for o in valid(df))

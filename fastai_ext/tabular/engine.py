@@ -162,7 +162,10 @@ class Engine:
         return f"{self.name}({args})"
 
 # %% ../../nbs/tabular/engine.ipynb #5b28d588
-def missing_codes(x, columns):
+def missing_codes(
+    x,       # Numbers, (rows, columns)
+    columns, # Their positions, or how many of the first
+):
     "`x` with the codes of 0 in `columns`, a list of positions or the number of the first ones, missing"
     columns = np.arange(columns) if np.ndim(columns)==0 else np.asarray(columns)
     if not len(columns): return x
@@ -177,7 +180,11 @@ def two_classes(p):
     p = np.asarray(p).reshape(-1)
     return np.column_stack([1-p, p])
 
-def needs(extra, module, what):
+def needs(
+    extra,  # Name of the extra: pip install fastai_ext[NAME]
+    module, # Module to import
+    what,   # What it does, for the message
+):
     "The module, or an ImportError that says how to install it"
     try: return importlib.import_module(module)
     except ImportError as e:

@@ -68,7 +68,10 @@ def names_of(learners):
     names = [m.model.engine.name if hasattr(m.model, 'engine') else type(m.model).__name__ for m in learners]
     return [nm if names.count(nm)==1 else f'{nm} {names[:i].count(nm)+1}' for i,nm in enumerate(names)]
 
-def with_valid(dls, idx):
+def with_valid(
+    dls, # `TabularDataLoaders`
+    idx, # Places of the rows in `dls.valid`
+):
     "`dls` with only these positions of its validation rows"
     if len(idx) == len(dls.valid_ds): return dls
     to = dls.valid_ds

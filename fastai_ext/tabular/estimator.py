@@ -66,7 +66,10 @@ class Estimator(Engine):
         skops = needs('skops', 'skops.io', f'writes {self.name} without pickle')
         return {}, dict(estimator=np.frombuffer(skops.dumps(self.est), dtype='uint8'))
 
-    def restore(self, meta, blobs):
+    def restore(self,
+        meta,  # Numbers and text that `state` gave
+        blobs, # Arrays that `state` gave, by name
+    ):
         "Take what `state` gave; raises `ValueError` for types that are not known to be harmless"
         skops = needs('skops', 'skops.io', 'reads an estimator without pickle')
         data = blobs['estimator'].tobytes()

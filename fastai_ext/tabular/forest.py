@@ -108,7 +108,10 @@ class Forest(Engine):
             classes = [np.asarray(c).tolist() for c in (classes if isinstance(classes, list) else [classes])]
         return dict(classes=classes, outputs=int(est.n_outputs_)), blobs
 
-    def restore(self, meta, blobs):
+    def restore(self,
+        meta,  # Numbers and text that `state` gave
+        blobs, # Arrays that `state` gave, by name
+    ):
         "Take what `state` gave; raises `ValueError` for nodes that lead nowhere"
         est,k,n = self.make(),meta['outputs'],len(self.task.columns)
         classes = None if meta['classes'] is None else [np.array(c) for c in meta['classes']]

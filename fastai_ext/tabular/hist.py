@@ -123,7 +123,10 @@ class Hist(Engine):
                       base=self.base, labels=self.labels.astype('int64'))
         return dict(outputs=len(self.rounds[0]), known=len(self.known)), blobs
 
-    def restore(self, meta, blobs):
+    def restore(self,
+        meta,  # Numbers and text that `state` gave
+        blobs, # Arrays that `state` gave, by name
+    ):
         "Take what `state` gave; raises `ValueError` for nodes that lead nowhere"
         counts,raws,k = blobs['count'],blobs['raw_count'],meta['outputs']
         self._check(blobs, counts, raws)
@@ -154,7 +157,11 @@ def softmax(raw):
     e = np.exp(raw-raw.max(1, keepdims=True))
     return e/e.sum(1, keepdims=True)
 
-def predictor(blobs, nodes, bits):
+def predictor(
+    blobs, # Arrays that `Hist.state` gave, by name
+    nodes, # Slice of this tree's nodes
+    bits,  # Slice of its sets of categories
+):
     "A tree of scikit-learn's boosting: `nodes` and `bits` are its places in the arrays"
     from sklearn.ensemble._hist_gradient_boosting.common import PREDICTOR_RECORD_DTYPE
     from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor

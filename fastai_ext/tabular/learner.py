@@ -197,13 +197,23 @@ class TableLearner(Learner):
         with self.removed_cbs(self._grab_cbs(ProgressCallback)): yield
         if kept: vars(self.recorder).update(kept)
 
-    def validate(self, ds_idx=1, dl=None, cbs=None):
+    def validate(self,
+        ds_idx=1, # Number of the set in `dls`: 0 training, 1 validation
+        dl=None,  # Dataloader or frame with targets, in its place
+        cbs=None, # Callbacks for this once
+    ):
         """The loss and metrics on the validation rows, the `ds_idx`-th set, or `dl`: a dataloader or a frame with
         targets"""
         self._must_be_fitted('validate')
         with self._quiet(): return super().validate(ds_idx, self._rows(dl), cbs)
 
-    def get_preds(self, ds_idx=1, dl=None, with_input=False, with_decoded=False, **kwargs):
+    def get_preds(self,
+        ds_idx=1,           # Number of the set in `dls`: 0 training, 1 validation
+        dl=None,            # Dataloader or frame of rows, in its place
+        with_input=False,   # With the inputs, first
+        with_decoded=False, # With the decoded predictions, last
+        **kwargs            # Passed to `Learner.get_preds`
+    ):
         """As `Learner.get_preds`; `dl` may also be a frame of new rows. Probability columns follow `dls.vocab`. Where
         no callback could notice, a frame goes straight to the model, without the events of a validation"""
         self._must_be_fitted('get_preds')
@@ -247,7 +257,12 @@ class TableLearner(Learner):
         values = np.concatenate([x.astype('float64'), dec.numpy().reshape(len(x), -1)], axis=1)
         return to.new(pd.DataFrame(values, columns=[*to.cat_names, *to.cont_names, *to.y_names]), inplace=True)
 
-    def show_results(self, ds_idx=1, dl=None, max_n=9, shuffle=True):
+    def show_results(self,
+        ds_idx=1,     # Number of the set in `dls`: 0 training, 1 validation
+        dl=None,      # Dataloader or frame of rows, in its place
+        max_n=9,      # Rows, at most
+        shuffle=True, # Rows drawn at random, of a set of `dls`
+    ):
         "Rows of the `ds_idx`-th set or `dl` with their predictions, decoded"
         self._must_be_fitted('show_results')
         dl = self.dls[ds_idx].new(shuffle=shuffle) if dl is None else self.as_dl(dl)

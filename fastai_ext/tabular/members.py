@@ -69,7 +69,11 @@ class EnsembleModel(nn.Module):
         "The ensemble of `preds`, as a tensor that the loss and the metrics take"
         return linked(self.combine(preds, weights), self.kind)
 
-    def forward(self, x_cat, x_cont): return self.mean(self.each(x_cat, x_cont))
+    def forward(self,
+        x_cat,  # Category codes, (rows, categories)
+        x_cont, # Numbers, (rows, numbers)
+    ):
+        return self.mean(self.each(x_cat, x_cont))
 
 # %% ../../nbs/tabular/members.ipynb #0fe7f7a8
 def member_preds(

@@ -80,7 +80,10 @@ class TreeModel(nn.Module):
         "What the loss takes: logarithms of probabilities, log-odds of labels, or values"
         return linked(res, self.kind)
 
-    def forward(self, x_cat, x_cont=None):
+    def forward(self,
+        x_cat,       # Category codes, (rows, categories); without `x_cont` the array that the engine sees
+        x_cont=None, # Numbers, (rows, numbers)
+    ):
         "`x_cont=None`: `x_cat` is the array that the engine sees"
         return self.linked(self.predict_x(x_cat.numpy() if x_cont is None else self.x(x_cat, x_cont)))
 

@@ -85,7 +85,10 @@ class Several(Composite):
         metas,blobs = self._parts()
         return dict(each=metas), blobs
 
-    def restore(self, meta, blobs):
+    def restore(self,
+        meta,  # Numbers and text that `state` gave
+        blobs, # Arrays that `state` gave, by name
+    ):
         "Take what `state` gave"
         for i,(e,m) in enumerate(zip(self.each, meta['each'], strict=True)): e.restore(m, inner(blobs, i))
 
@@ -147,7 +150,10 @@ class Bag(Composite):
         each = [dict(state=m, several=isinstance(e, Several)) for m,e in zip(metas, self.each, strict=True)]
         return dict(each=each), blobs
 
-    def restore(self, meta, blobs):
+    def restore(self,
+        meta,  # Numbers and text that `state` gave
+        blobs, # Arrays that `state` gave, by name
+    ):
         "Take what `state` gave"
         for i,m in enumerate(meta['each']):
             e = self.source.fresh()

@@ -63,8 +63,17 @@ class WatermarkPair(Watermark):
 
 # %% ../../nbs/vision/pairs.ipynb #4875271b
 @dispatch
-def show_batch(x:TensorImage, y:tuple[TensorImage,TensorMask], samples, ctxs=None, max_n=10, nrows=None, ncols=None,
-               figsize=None, **kwargs):
+def show_batch(
+    x:TensorImage,                   # Marked pictures
+    y:tuple[TensorImage,TensorMask], # Clean pictures and opacities
+    samples,                         # Decoded items
+    ctxs=None,                       # Axes, three for each item; None: new ones
+    max_n=10,                        # Items, at most
+    nrows=None,                      # Rows of the grid
+    ncols=None,                      # Columns of the grid
+    figsize=None,                    # Inches, (width, height)
+    **kwargs
+):
     "Show the marked picture, the clean one and the mark's opacity, as `WatermarkPair(alpha=True)` gives them"
     n = min(len(samples), max_n)
     if ctxs is None:
