@@ -72,7 +72,10 @@ from .vision.augment import *
 from .vision.files.find import *
 from .vision.files.jpeg import *
 from .vision.files.options import *
-from .vision.files.others import *
+from .vision.files.bmp import *
+from .vision.files.gif import *
+from .vision.files.plain import *
+from .vision.files.webp import *
 from .vision.folder import *
 from .vision.mark import Mark as Mark
 from .vision.placement import Placement as Placement

@@ -6,7 +6,7 @@ from PIL.PngImagePlugin import PngInfo
 from sklearn.datasets import load_sample_image
 from fastai_ext.vision.mark import Mark
 from fastai_ext.vision.files.jpeg import jpeg_tables
-from fastai_ext.vision.files.others import gif_palette
+from fastai_ext.vision.files.gif import gif_palette
 from fastai_ext.vision.save import save_stamped
 from fastai_ext.vision.stamp import blend_, stamp, stampable
 

@@ -8,14 +8,17 @@ __all__ = ['Stamped', 'save_stamped', 'stamp_later', 'stamp_file']
 # %% ../../nbs/vision/save.ipynb #ae5e6842
 import contextlib, errno, io, os, struct
 from PIL import Image, UnidentifiedImageError
+from .files.bmp import stamp_bmp, stamp_icon
 from .files.find import has_heif
+from .files.gif import stamp_gif
 from .files.jp2 import stamp_jp2
 from .files.jpeg import stamp_jpeg
 from .files.options import StampOptions, stamp_options, takes_options
-from .files.others import stamp_bmp, stamp_gif, stamp_icon, stamp_plain, stamp_webp
+from .files.plain import stamp_plain
 from .files.png import stamp_png
 from .files.stamping import Stamping
 from .files.tiff import stamp_tiff
+from .files.webp import stamp_webp
 from .files.whole import write_whole
 from .mark import check_mark
 from .placement import Placement

@@ -6,7 +6,7 @@
 __all__ = ['jp2_boxes', 'jp2_bytes', 'stamp_jp2']
 
 # %% ../../../nbs/vision/files/jp2.ipynb #38beaf52
-from .others import stamp_plain
+from .plain import stamp_plain
 
 # %% ../../../nbs/vision/files/jp2.ipynb #62a5e733
 _PIXELS = {b'jP  ',b'ftyp',b'jp2h',b'jp2c'}  # what Pillow writes
