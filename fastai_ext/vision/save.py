@@ -8,7 +8,7 @@ __all__ = ['Stamped', 'save_stamped', 'stamp_later', 'stamp_file']
 # %% ../../nbs/vision/save.ipynb #ae5e6842
 import contextlib, errno, io, os, struct
 from PIL import Image, UnidentifiedImageError
-from .files.bmp import stamp_bmp, stamp_icon
+from .files.bmp import stamp_bmp, stamp_icns, stamp_icon
 from .files.find import has_heif
 from .files.gif import stamp_gif
 from .files.jp2 import stamp_jp2
@@ -104,9 +104,11 @@ def _open(src, data):
     except UnidentifiedImageError:
         what = 'not a picture that Pillow reads' if data else 'an empty file'
         raise UnidentifiedImageError(f'{src}: {what}') from None
+    except ValueError as e:  # that is how some of Pillow's readers refuse a file
+        raise OSError(f"{src}: not a picture that Pillow reads ({' '.join(str(e).split())})") from e
 
 _WRITERS = {'JPEG':stamp_jpeg, 'PNG':stamp_png, 'GIF':stamp_gif, 'WEBP':stamp_webp, 'BMP':stamp_bmp, 'DIB':stamp_bmp,
-            'ICO':stamp_icon, 'TIFF':stamp_tiff, 'JPEG2000':stamp_jp2}
+            'ICO':stamp_icon, 'ICNS':stamp_icns, 'TIFF':stamp_tiff, 'JPEG2000':stamp_jp2}
 
 def _stamped(data, job):
     "(a `Stamped`, the bytes of the stamped picture); whatever Pillow makes of broken files becomes one kind of error"

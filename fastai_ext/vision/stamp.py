@@ -24,6 +24,7 @@ def stampable(
     It is `im` itself, or a converted copy for palettes, single bits and colour-key transparency."""
     if 'transparency' in im.info and im.mode in ('1','L','P','RGB'):
         to = 'LA' if im.mode in ('1','L') else 'RGBA'
+    elif im.mode == 'P' and im.palette is not None and im.palette.mode == 'RGBA': to = 'RGBA'
     else: to = _FIRST.get(im.mode, im.mode)
     return im if to == im.mode else im.convert(to)
 

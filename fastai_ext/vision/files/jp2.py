@@ -9,7 +9,7 @@ __all__ = ['jp2_boxes', 'jp2_bytes', 'stamp_jp2']
 from .plain import stamp_plain
 
 # %% ../../../nbs/vision/files/jp2.ipynb #62a5e733
-_PIXELS = {b'jP  ',b'ftyp',b'jp2h',b'jp2c'}  # what Pillow writes
+_PIXELS = {b'jP  ',b'ftyp',b'rreq',b'jp2h',b'jp2c'}  # what is put together here
 _EXIF,_XMP = b'JpgTiffExif->JP2',bytes.fromhex('be7acfcb97a942e89c71999491e3afac')
 
 def jp2_boxes(
@@ -42,8 +42,10 @@ def stamp_jp2(
     if data[4:8] != b'jP  ': return new  # pixels without boxes
     old,now = jp2_boxes(data),dict(jp2_boxes(new))
     header = _header(dict(jp2_boxes(dict(old)[b'jp2h'])), jp2_boxes(now[b'jp2h']), job.meta)
-    order = [(k, now[k] if k in now else None) for k in (b'jP  ',b'ftyp')]
-    kept = [(k,clean) for k,b in old if k not in _PIXELS and (clean := _kept(k, b, job.meta)) is not None]
+    # what a reader must be able to do stays as it was said
+    order = [(k,b) for k,b in old if k in (b'jP  ',b'ftyp',b'rreq')]
+    others = [(k,b) for k,b in old if k not in _PIXELS]
+    kept = [(k,clean) for k,b in others if (clean := _kept(k, b, job.meta)) is not None]
     return jp2_bytes([*order, (b'jp2h',header), *kept, (b'jp2c',now[b'jp2c'])])
 
 def _header(old, new, meta):

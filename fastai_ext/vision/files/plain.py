@@ -54,7 +54,7 @@ def lost_words(
 def _handler(data):
     "The name that an AVIF or HEIC gives to what wrote it"
     at = data.find(b'hdlr', 0, 5000)
-    return data[at+24:data.find(b'\0', at+24)] if at > 0 else b''
+    return data[at+28:data.find(b'\0', at+28)] if at > 0 else b''
 
 def stamp_plain(
     data:bytes,  # A file of any other format
@@ -64,10 +64,11 @@ def stamp_plain(
 ) -> bytes:
     "The file as Pillow writes it, with the mark on each of its frames"
     meta,same,q = job.meta,im.format == fmt,job.options.quality
-    kept = described(im, fmt, meta)
+    kept,how = described(im, fmt, meta),_how(im, fmt, q, same, data)
     many = getattr(im, 'n_frames', 1)
     animates = fmt in ('GIF','WEBP','PNG','AVIF','TIFF','HEIF')
     frames,times = [],[]
+    if fmt == 'HEIF' and many>1: kept['primary_index'] = im.tell()
     for f in ImageSequence.Iterator(im) if many>1 and animates else (im,):
         f.load()
         times.append(f.info.get('duration') or 0)
@@ -83,7 +84,6 @@ def stamp_plain(
         kept.update(save_all=True, append_images=frames[1:])
         if fmt not in ('TIFF','HEIF'): kept['duration'] = times
     out = io.BytesIO()
-    how = _how(im, fmt, q, same, data)
     if 'exif' in kept and fmt == 'TIFF': how.pop('compression', None)  # Pillow writes EXIF into plain TIFF only
     try: frames[0].save(out, fmt, **{**kept, **how})
     except RuntimeError as e: raise ValueError(f'save_stamped: {fmt} cannot hold all tags of {job.src} ({e})') from e
@@ -93,6 +93,7 @@ def stamp_plain(
         alpha = ", or background='white'" if frames[0].mode in ('RGBA','LA') else ''
         raise ValueError(f'save_stamped: {fmt} cannot hold a picture of mode {frames[0].mode}; give {name} another '
                          f'suffix, such as .png{alpha}') from e
+    if same and fmt == 'AVIF': out = io.BytesIO(_same_colours(out.getvalue(), data))
     if same: _compare(data, im, out, fmt, meta)
     else: _converted(im, out, meta)
     return out.getvalue()
@@ -102,7 +103,7 @@ def _compare(data, im, out, fmt, meta):
     was,now = (depth_of(o, fmt) for o in (data, out.getvalue()))
     if was > now: meta.note(f'{was} → {now} bits')
     if fmt in ('AVIF','HEIF') and _handler(data) != _handler(out.getvalue()):
-        meta.note('the name of the program that wrote it dropped')
+        meta.tell('the name of the program that wrote it dropped')
     if im.info.get('scale', 1) not in (1, 1.): meta.note('the scale of the values is now 1')
     if data[4:8] == b'jP  ': return  # `stamp_jp2` brings the rest
     for line in lost_words(im, io.BytesIO(out.getvalue()), meta.strip_gps): meta.note(line)
@@ -134,15 +135,38 @@ def _written(res, im, fmt, same, meta):
     res.info = {}
     return res
 
+def _avif_sampling(data):
+    "With how much colour an AVIF is stored"
+    flags = [data[m.end()+2] for m in re.finditer(b'av1C', data[:20_000])]
+    colour = next((f for f in flags if not f & 0x10), None)  # the alpha is a grey picture
+    if colour is None: return dict(subsampling='4:0:0') if flags else {}
+    return dict(subsampling={0:'4:4:4', 8:'4:2:2', 12:'4:2:0'}.get(colour & 12, '4:4:4'))
+
+_OF_HEIF = ('nclx_profile','chroma','content_light_level','mastering_display_colour_volume','pixel_aspect_ratio')
+
+def _heif_colours(im):
+    "What a HEIC says of its colours"
+    return {k:im.info[k] for k in _OF_HEIF if im.info.get(k)}
+
+def _same_colours(out, data):
+    "The AVIF `out` with the primaries and the transfer curve of the AVIF `data`: the values of its pixels were not changed"
+    at = data.find(b'colrnclx', 0, 20_000)
+    if at < 0: return out
+    new = bytearray(out)
+    for m in re.finditer(b'colrnclx', out[:20_000]): new[m.end():m.end()+4] = data[at+8:at+12]
+    return bytes(new)
+
 def _how(im, fmt, q, same, data):
     "The arguments of `Image.save` that say how to store the pixels"
     if fmt == 'JPEG': return dict(quality=95 if q == 'keep' else q, subsampling=0)
     if fmt == 'WEBP': return dict(lossless=True, exact=True) if q == 'keep' else dict(quality=q)
-    if fmt == 'AVIF': return dict(quality=90 if q == 'keep' else q)
-    if fmt == 'HEIF': return dict(quality=90 if q == 'keep' else q)
+    if fmt == 'AVIF': return dict(quality=90 if q == 'keep' else q, **(_avif_sampling(data) if same else {}))
+    if fmt == 'HEIF': return dict(quality=90 if q == 'keep' else q, **(_heif_colours(im) if same else {}))
     if fmt == 'TIFF' and not same: return dict(compression='tiff_lzw')
     if fmt == 'TGA':
-        return dict(compression=im.info.get('compression'), orientation=im.info.get('orientation', -1)) if same else {}
+        if not same: return {}
+        return dict(compression=im.info.get('compression'), orientation=im.info.get('orientation', -1),
+                    id_section=im.info.get('id_section', b''))
     if fmt == 'JPEG2000' and same: return dict(irreversible=False, no_jp2=data[:4] == b'\xff\x4f\xff\x51')
     if fmt == 'DDS' and same:
         code = data[84:88]
