@@ -11,7 +11,7 @@ from PIL import Image
 
 # %% ../../../nbs/vision/files/bmp.ipynb #28e0dfe6
 def _channels_of(data):
-    "(where the pixels begin, bytes of one, how many bytes a row has, which byte holds red, green, blue and perhaps alpha)"
+    "(where the pixels begin, bytes of one, of a row, and which of them hold red, green, blue and perhaps alpha)"
     if data[:2] != b'BM' or len(data) < 70: return None
     at,head,width = (struct.unpack_from('<l', data, i)[0] for i in (10,14,18))
     bits,how = struct.unpack_from('<H', data, 28)[0],struct.unpack_from('<l', data, 30)[0]

@@ -149,7 +149,7 @@ def _heif_colours(im):
     return {k:im.info[k] for k in _OF_HEIF if im.info.get(k)}
 
 def _same_colours(out, data):
-    "The AVIF `out` with the primaries and the transfer curve of the AVIF `data`: the values of its pixels were not changed"
+    "The AVIF `out` with the primaries and the transfer curve of the AVIF `data`, whose values its pixels have"
     at = data.find(b'colrnclx', 0, 20_000)
     if at < 0: return out
     new = bytearray(out)

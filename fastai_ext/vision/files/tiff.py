@@ -113,7 +113,8 @@ def _stamp_page(file, tree, directory, page, p):
         for i in touched:
             block = pixels(i)
             for (l,t,r,b),src in pieces_inside(p, places[i], block.shape):
-                block[t:b,l:r] = blend_samples(block[t:b,l:r], page, p.patch, src, full, (places[i][0]+l,places[i][1]+t))
+                corner = places[i][0]+l,places[i][1]+t
+                block[t:b,l:r] = blend_samples(block[t:b,l:r], page, p.patch, src, full, corner)
             new.update(stored(i, block))
     file.replace(tree, directory, new)
 
