@@ -61,6 +61,9 @@ from .tabular.network import *
 from .tabular.auto import *
 from .tabular.explain import *
 from .tabular.effects import *
+from .tabular.drop import *
+from .tabular.embed import *
+from .tabular.shapley import *
 from .tabular.related import *
 from .tabular.draw import *
 from .callbacks import *

@@ -24,6 +24,14 @@ class Task:
         "How many of the columns, from the first, are categories"
         return len(self.sizes)
 
+    def part(self,
+        at, # Positions of columns
+    ):
+        "The task on some of the columns, in their order"
+        at = sorted(at)
+        columns,sizes = [self.columns[i] for i in at],[self.sizes[i] for i in at if i < self.n_cats]
+        return Task(self.kind, self.n_out, columns, sizes)
+
     def one(self):
         "The task for one of several targets or labels; a label becomes a class of two"
         if self.kind=='value': return Task('value', 1, self.columns, self.sizes)
@@ -150,12 +158,20 @@ class Engine:
         "Take what `state` gave"
         raise NotImplementedError
 
+    def on(self,
+        task:Task, # Such as some of the columns
+        seed=None, # Seed; that of this engine by default
+    ):
+        "An unfitted engine of the same settings for another task; constraints of columns that it lacks are left out"
+        native,seed = (self.native if self.cats else None),(self.seed if seed is None else seed)
+        kept = {n:v for n,v in self.monotone.items() if n in task.columns}
+        return type(self)(task, seed, native, kept, self.n_jobs, **self.given)
+
     def fresh(self,
         seed=None, # Seed; that of this engine by default
     ):
         "An unfitted engine of the same settings"
-        native,seed = (self.native if self.cats else None),(self.seed if seed is None else seed)
-        return type(self)(self.task, seed, native, self.monotone, self.n_jobs, **self.given)
+        return self.on(self.task, seed)
 
     def __repr__(self):
         args = ', '.join(f'{k}={v!r}' for k,v in self.given.items())

@@ -8,6 +8,7 @@ __all__ = ['engines', 'engine_of', 'known_engine', 'engine_from']
 # %% ../../nbs/tabular/engines.ipynb #ba4f23c8
 import numpy as np
 from .catboost import Cat
+from .embed import Embedded, Embeddings
 from .engine import Task
 from .estimator import Estimator
 from .forest import ExtraTrees, Forest, Tree
@@ -29,7 +30,8 @@ def engine_of(
     n_jobs=None,    # Threads, >= 1; None: all
     kwargs=(),      # Arguments of the engine, or of the estimator's class
 ):
-    "The engine that `model` names or is. Raises `ValueError` for an unknown name, `TypeError` for what is no estimator"
+    """The engine that `model` names or is. Raises `ValueError` for an unknown name, `TypeError` for what is no
+    estimator"""
     if isinstance(model, str):
         if model not in engines:
             raise ValueError(f"tree_learner: model={model!r} is not one of {', '.join(map(repr, engines))}; or give an "
@@ -116,11 +118,14 @@ def engine_from(
 ):
     "The fitted engine of a file"
     task = Task(**meta['task'])
-    if meta['engine']=='any': engine = Estimator(task, meta['seed'], n_jobs=meta['n_jobs'])
-    else:
+    def make(task):
+        if meta['engine']=='any': return Estimator(task, meta['seed'], n_jobs=meta['n_jobs'])
         cls = engines[meta['engine']]
         native = meta['native'] if cls.cats else None
-        engine = cls(task, meta['seed'], native, meta['monotone'], meta['n_jobs'], **meta['given'])
+        return cls(task, meta['seed'], native, meta['monotone'], meta['n_jobs'], **meta['given'])
+    names = meta.get('embed')
+    if names is None: engine = make(task)
+    else: engine = Embedded.of(make, task, Embeddings([blobs[f'table/{i}'] for i in range(len(names))], names))
     if meta['several']: engine = Several(engine, task.n_out)
     if meta['bag']: engine = Bag(engine)
     engine.restore(meta['engine_state'], blobs)

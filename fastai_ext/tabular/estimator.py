@@ -57,9 +57,9 @@ class Estimator(Engine):
         res[:, self.est.classes_.astype(int)] = p
         return res
 
-    def fresh(self, seed=None):
+    def on(self, task, seed=None):
         "An unfitted engine of the same estimator"
-        return type(self)(self.task, self.seed, n_jobs=self.n_jobs, estimator=self.estimator)
+        return type(self)(task, self.seed, n_jobs=self.n_jobs, estimator=self.estimator)
 
     def state(self):
         "The estimator in the format of skops, which runs no code of a stranger"

@@ -9,6 +9,7 @@ __all__ = ['fold_positions', 'fold_dls', 'bagged', 'bagged_network', 'refitted']
 import numpy as np
 from fastai.learner import Learner
 from fastai.tabular.data import TabularDataLoaders
+from .embed import Embedded
 from .grow import TreeLearner
 from .learner import TableLearner
 from .network import Nets
@@ -55,6 +56,9 @@ def bagged(
     it. Raises `ValueError` for an ensemble"""
     if not isinstance(learn, TreeLearner):
         raise ValueError("ensemble: with folds give the members, not an ensemble of them")
+    if isinstance(learn.model.engine, Embedded):
+        raise ValueError("ensemble: the network behind these embeddings saw the targets of all rows, so no fold is "
+                         "left out; give trees without embed, or leave out folds")
     x,y,levels,encoder = learn.train_arrays()
     res = Bag(learn.model.engine.fresh()).fit_folds(x, y, parts, learn.train_weights(len(x)), patience, done)
     if res is None: return None

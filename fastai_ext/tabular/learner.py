@@ -139,12 +139,17 @@ class TableLearner(Learner):
         yb,   # The targets, in a tuple
     ):
         "The loss and each metric"
-        res,batch = [float(self.loss_of(pred, yb[0]))],_Batch(pred, yb)
-        for m in self.metrics:
-            m.reset()
-            m.accumulate(batch)
-            res.append(float(m.value))
-        return res
+        return [float(self.loss_of(pred, yb[0])), *(self.metric_of(m, pred, yb) for m in self.metrics)]
+
+    def metric_of(self,
+        metric, # A fastai metric
+        pred,   # Predictions as the model gives them
+        yb,     # The targets, in a tuple
+    ):
+        "The value of one metric"
+        metric.reset()
+        metric.accumulate(_Batch(pred, yb))
+        return float(metric.value)
 
     # --- new rows
 

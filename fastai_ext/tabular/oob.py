@@ -18,7 +18,7 @@ def _forest(learn, what):
     "The engine of `learn`, a fitted forest"
     learn._must_be_fitted(what)
     engine = learn.model.engine
-    if engine.name not in ('rf','extra'):
+    if engine.name not in ('rf','extra') or not hasattr(engine, 'trees'):
         raise NotImplementedError(f"TreeLearner.{what}: '{engine.name}' has no independent trees; 'rf' and 'extra' "
                                   "have")
     return engine

@@ -38,9 +38,9 @@ class Composite(Engine):
             blobs |= {f'{i}/{k}':v for k,v in some.items()}
         return metas,blobs
 
-    def fresh(self, seed=None):
+    def on(self, task, seed=None):
         "An unfitted engine of the same settings, alone"
-        return self.source.fresh(seed)
+        return self.source.on(task, seed)
 
 # %% ../../nbs/tabular/several.ipynb #9e87396f
 class Several(Composite):

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from fastcore.basics import patch
 from .archive import function_names, named_functions, plain, read, write
+from .embed import Embedded
 from .encode import Encoder
 from .engines import engine_from, engines
 from .grow import TreeLearner
@@ -27,7 +28,8 @@ def state(self:TreeLearner):
     engine = self.model.engine
     made,blobs = engine.state()
     what = dict(engine=engine.name if engine.name in engines else 'any', several=isinstance(engine, Several),
-                bag=isinstance(engine, Bag), task=asdict(engine.task), engine_state=made)
+                bag=isinstance(engine, Bag), task=asdict(engine.task), engine_state=made,
+                embed=engine.embed.names if isinstance(engine, Embedded) else None)
     args = {n: getattr(engine, n) for n in ('given','seed','native','monotone','n_jobs')}
     levels = [list(o) for o in self.model.levels]
     rows = dict(encoder=asdict(self.encoder), levels=levels, y_tfm=function_names(self.y_tfm))

@@ -9,6 +9,7 @@ __all__ = ['tree_learner']
 from fastai.tabular.core import Tabular, TabularPandas
 from fastai.tabular.data import TabularDataLoaders
 from . import oob, store  # noqa: F401  add `oob`, `spread`, `state`, `save` and `load` to learners
+from .embed import Embedded, fitting
 from .engines import engine_of
 from .grow import TreeLearner
 from .model import TreeModel
@@ -24,6 +25,7 @@ def tree_learner(
     monotone:dict=None,     # Column -> 1: a higher value never lowers the prediction; -1: never raises it
     seed:int=0,             # Seed of the trees
     n_jobs:int=None,        # Threads; None: all
+    embed=None,             # A fitted network on `dls` or its `embed_features`: trees see embeddings of categories
     cbs=None,               # `Callback`s
     path=None,              # Where files go; `dls.path` by default
     **kwargs                # `n_estimators`, `lr`, `max_depth`, `min_child`, `subsample`, or the engine's own arguments
@@ -44,6 +46,7 @@ def tree_learner(
     task = task_of(dls)
     if y_tfm is not None and (task.kind != 'value' or len(y_tfm) != 2):
         raise ValueError("tree_learner: y_tfm is a pair (function, inverse) for a continuous target")
-    engine = engine_of(model, task, seed, native, monotone, n_jobs, kwargs)
+    def make(task): return engine_of(model, task, seed, native, monotone, n_jobs, kwargs)
+    engine = make(task) if embed is None else Embedded.of(make, task, fitting(embed, task))
     tree = TreeModel(engine, inverse=y_tfm[1] if y_tfm else None)
     return TreeLearner(dls, tree, y_tfm, seed, loss_func=loss_for(task.kind), metrics=metrics, cbs=cbs, path=path)

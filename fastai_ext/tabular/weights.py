@@ -10,12 +10,24 @@ import numpy as np
 from .target import tiny
 
 # %% ../../nbs/tabular/weights.ipynb #e37204dc
+def row_losses(
+    preds,    # Probabilities (rows x classes or labels) or values (rows x targets)
+    targs,    # Class numbers (rows), or rows x targets or labels
+    kind:str, # `'class'`, `'value'` or `'label'`
+):
+    "The loss of each row: negative log-probability, mean squared difference, mean binary cross-entropy"
+    if kind=='class': return -np.log(np.clip(preds[np.arange(len(preds)), targs.reshape(-1).astype(int)], tiny, 1))
+    targs = np.asarray(targs).reshape(len(preds), -1)
+    if kind=='value': return ((preds-targs)**2).mean(1)
+    p = np.clip(preds, tiny, 1-tiny)
+    return -(targs*np.log(p)+(1-targs)*np.log1p(-p)).mean(1)
+
 def log_loss(
     preds, # Probabilities, rows x classes
     targs, # Class numbers, a row each
 ):
     "The mean negative log-probability of the targets"
-    return -np.log(np.clip(preds[np.arange(len(preds)), targs.reshape(-1).astype(int)], tiny, 1)).mean()
+    return row_losses(preds, targs, 'class').mean()
 
 def squared_error(
     preds, # Values, rows x targets
@@ -29,8 +41,7 @@ def label_loss(
     targs, # Labels, rows x labels
 ):
     "The mean binary cross-entropy"
-    p = np.clip(preds, tiny, 1-tiny)
-    return -(targs*np.log(p)+(1-targs)*np.log1p(-p)).mean()
+    return row_losses(preds, targs, 'label').mean()
 
 def loss_of_kind(
     kind:str, # `'class'`, `'value'` or `'label'`
