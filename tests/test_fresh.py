@@ -1,4 +1,4 @@
-"Nothing trained is lost: 30 ways to come by a trained network, and what is fresh is shown to be fresh"
+"Nothing trained is lost: 57 ways to come by a trained network, and what is fresh is shown to be fresh"
 import copy, io, pickle, warnings
 from functools import partial
 
@@ -7,6 +7,7 @@ from fastai.callback.progress import ProgressCallback  # noqa: F401 `no_bar`
 from fastai.basics import CrossEntropyLossFlat, DataLoader, DataLoaders, Learner, OptimWrapper, SGD
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 from fastai_ext.init.auto import init_plan
 from fastai_ext.init.callback import Init
 from fastai_ext.init.head import HeadPrior
@@ -98,7 +99,107 @@ def averaged(tmp):
     return get_learner(m)
 def decayed(tmp): return get_learner(trained(wd=.1).model)
 
-ways = [second, loaded, assigned, by_data, by_copy, new_model, unpickled, saved_whole, copied, learner_load,
+
+# other architectures, and other ways of training
+def stepped(model, *xs, lr=1e-5, params=None):
+    "After one small step of plain torch, also away from zeros"
+    opt = torch.optim.SGD(list(params or model.parameters()), lr)
+    for p in opt.param_groups[0]['params']: p.grad = torch.randn_like(p)
+    opt.step()
+    return model
+class Reads(nn.Module):
+    "A recurrent net over eight steps of one number"
+    def __init__(self, rnn): super().__init__(); self.rnn,self.head = rnn(1, 12, 2, batch_first=True),nn.Linear(12,3)
+    def forward(self, x): return self.head(self.rnn(x[...,None])[0][:,-1])
+class Attends(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up,self.head = nn.Linear(1,16),nn.Linear(16,3)
+        self.layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    def forward(self, x): return self.head(self.layer(self.up(x[...,None])).mean(1))
+def lstm(tmp): return get_learner(stepped(Reads(nn.LSTM)))
+def lstm_trained(tmp): return get_learner(trained(Reads(nn.LSTM), cbs=Init()).model)
+def gru(tmp): return get_learner(stepped(Reads(nn.GRU)))
+def transformer(tmp): return get_learner(stepped(Attends()))
+def transformer_trained(tmp): return get_learner(trained(Attends(), cbs=Init()).model)
+class Additive(nn.Module):
+    "A small net for each input (Agarwal et al. 2021)"
+    def __init__(self):
+        super().__init__()
+        self.nets = nn.ModuleList(nn.Sequential(nn.Linear(1,2), nn.Tanh(), nn.Linear(2,3)) for _ in range(8))
+    def forward(self, x): return sum(n(x[:,[i]]) for i,n in enumerate(self.nets))
+def additive(tmp): return get_learner(stepped(Additive(), lr=1e-2))
+def one_weight(tmp):
+    return get_learner(stepped(nn.Sequential(nn.Linear(8,1), nn.Linear(1,1,bias=False), nn.Linear(1,3))))
+def moving_average(tmp):
+    m,other = net(),net()
+    for p,q in zip(m.parameters(), other.parameters(), strict=True): p.data.lerp_(q.data, .001)
+    return get_learner(m)
+def pruned(tmp):
+    learn = trained()
+    prune.l1_unstructured(learn.model[0], 'weight', .5)
+    prune.remove(learn.model[0], 'weight')
+    return get_learner(learn.model)
+def pruned_by_hooks(tmp):
+    learn = trained()
+    prune.l1_unstructured(learn.model[0], 'weight', .5)
+    return get_learner(learn.model)
+def lottery_ticket(tmp):
+    "The mask is what was learned (Frankle and Carbin 2019); the biases are zero as they were"
+    m = net()
+    for l in (m[0],m[2]): nn.init.zeros_(l.bias)
+    start = copy.deepcopy(m.state_dict())
+    large = {k: v.abs() > v.abs().median() for k,v in trained(m).model.state_dict().items()}
+    m.load_state_dict({k: torch.where(large[k], v, 0.) for k,v in start.items()})
+    return get_learner(m)
+def clipped(tmp):
+    m = trained(lr=1e-2).model
+    for p in m.parameters(): p.data.clamp_(-.05, .05)
+    return get_learner(m)
+def eight_bits(tmp):
+    m = trained().model
+    for p in m.parameters():
+        size = p.data.abs().max()/127
+        p.data = (p.data/size).round()*size
+    return get_learner(m)
+def norms_only(tmp):
+    "All random weights as they were, the norms trained around them (Frankle et al. 2021)"
+    m = nn.Sequential(nn.Linear(8,16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16,3))
+    return get_learner(stepped(m, params=m[1].parameters()))
+def biases_only(tmp): m = net(); return get_learner(stepped(m, params=[m[0].bias, m[2].bias]))
+def small_head_over_features(tmp):
+    m = nn.Sequential(nn.Linear(8,64), nn.ReLU(), nn.Linear(64,3,bias=False))
+    return get_learner(stepped(m, params=m[2].parameters()))
+class LoRA(nn.Module):
+    def __init__(self, base):
+        super().__init__()
+        self.base = base
+        self.lora_A,self.lora_B = nn.Linear(base.in_features,4,bias=False),nn.Linear(4,base.out_features,bias=False)
+        nn.init.zeros_(self.lora_B.weight)
+    def forward(self, x): return self.base(x) + self.lora_B(self.lora_A(x))
+def adapted(tmp):
+    "Adapters trained on a random network"
+    m = net()
+    m[0] = LoRA(m[0])
+    return get_learner(stepped(m, params=[m[0].lora_A.weight, m[0].lora_B.weight]))
+def adapters_put_on(tmp): m = trained().model; m[0] = LoRA(m[0]); return get_learner(m)
+def kept_orthogonal(tmp):
+    wrap = nn.utils.parametrizations.orthogonal
+    m = nn.Sequential(wrap(nn.Linear(8,8,bias=False)), nn.ReLU(), wrap(nn.Linear(8,3,bias=False)))
+    stepped(m, lr=.1)
+    for l in (m[0],m[2]): nn.utils.parametrize.remove_parametrizations(l, 'weight')
+    return get_learner(m)
+def spectral_normed(tmp):
+    return get_learner(trained(nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(8,16)), nn.ReLU(),
+                                             nn.Linear(16,3))).model)
+def compiled(tmp): m = trained().model; m[0] = torch.compile(m[0], backend='eager'); return get_learner(m)
+def parallel(tmp): return get_learner(nn.DataParallel(trained().model))
+def scripted(tmp): return get_learner(torch.jit.script(trained().model))
+
+ways = [lstm, lstm_trained, gru, transformer, transformer_trained, additive, one_weight, moving_average, pruned,
+        pruned_by_hooks, lottery_ticket, clipped, eight_bits, norms_only, biases_only, small_head_over_features,
+        adapted, adapters_put_on, kept_orthogonal, spectral_normed, compiled, parallel, scripted,
+        second, loaded, assigned, by_data, by_copy, new_model, unpickled, saved_whole, copied, learner_load,
         learner_load_no_opt, load_then_callback,
         same_learner, new_optimizer, sgd, sgd_second, tiny_rate, plain_torch, started('kaiming_normal'),
         started('xavier_uniform'), started('orthogonal'),
@@ -112,8 +213,10 @@ def test_nothing_trained_is_lost(way, tmp_path):
     learn = way(tmp_path)
     before = state(learn.model)
     for scheme in ('auto', 'kaiming_normal', 'lsuv'): learn.init_weights(scheme)
-    learn.init_head()
-    fit(learn, lr=0., cbs=[Init('xavier_normal'), LSUV(), HeadPrior()])
+    last = [m for m in learn.model.modules() if isinstance(m, nn.Linear)][-1:]
+    heads = [HeadPrior()] if last and last[0].bias is not None else []
+    if heads: learn.init_head()
+    fit(learn, lr=0., cbs=[Init('xavier_normal'), LSUV(), *heads])
     now = [(n, p) for n,p in learn.model.named_parameters()]
     assert [n for (n,p),q in zip(now, before, strict=True) if not torch.equal(p, q)] == []
 

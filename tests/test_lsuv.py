@@ -61,7 +61,7 @@ def test_every_layer_has_unit_variance_after_one_pass(act, bias, train):
     set_seed(0)
     m,x = convnet(act),images()
     if bias: biased(m)
-    r = lsuv(m, x, train=train)
+    r = lsuv(m, x, train=train, force=True)  # such biases look trained
     assert len(r)==6 and all(abs(s-1) < 1e-3 for s in stds(m, x, train).values())
     assert [o.weight for o in r]==[n+'.weight' for n in stds(m, x, train)]
 
@@ -69,7 +69,7 @@ def test_every_layer_has_unit_variance_after_one_pass(act, bias, train):
 def test_another_target(std):
     set_seed(0)
     m,x = biased(convnet()),images()
-    lsuv(m, x, std=std)
+    lsuv(m, x, std=std, force=True)
     assert all(abs(s/std-1) < 1e-3 for s in stds(m, x).values())
 
 def test_deep_and_badly_started():
@@ -110,7 +110,7 @@ def test_equal_to_the_lsuv_package_with_zero_biases(which):
         m,x = copy.deepcopy(m).to(dtype),images(n).to(dtype)
         theirs = copy.deepcopy(m)
         lsuv_with_singlebatch(theirs, x, std_tol=1e-5, do_orthonorm=False, verbose=False)
-        lsuv(m, x, train=False)
+        lsuv(m, x, train=False, force=True)
         for a,b in zip(m.parameters(), theirs.parameters(), strict=True): assert float((a-b).detach().abs().max()) < tol
 
 def test_one_forward_pass():
@@ -181,7 +181,7 @@ def test_layers_of_unknown_classes_are_tried_and_taken_back():
     set_seed(0)
     m = nn.Sequential(Standardized(3,4,3), nn.Flatten(), nn.Linear(400,4), Own())
     before,x = m[0].weight.clone(),images()
-    r = lsuv(m, x)
+    r = lsuv(m, x, force=True)
     assert (torch.equal(m[0].weight, before) and r[0].note=='its output does not follow its weight'
             and r[0].scale != r[0].scale)
     assert abs(float(m(x).std())-1) < 1e-3 and r[2].scale > 0
@@ -216,7 +216,7 @@ def test_two_linear_layers_with_one_weight():
 def test_other_precisions(dtype):
     set_seed(0)
     m,x = convnet().to(dtype),images(32)
-    r = lsuv(m, x)
+    r = lsuv(m, x, force=True)
     assert all(o.scale > 0 for o in r) and {p.dtype for p in m.parameters()}=={dtype}
     assert all(abs(s-1) < (1e-3 if dtype is torch.float64 else 5e-3) for s in stds(m, x).values())
 

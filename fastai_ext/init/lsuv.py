@@ -16,7 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from fastcore.basics import store_attr
 
-from .once import Once,first_order,forget
+from .once import Once,first_order,forget,warn_left
 from .schemes import orthonormal
 from ..keep.state import rng_kept
 from ..keep.batch import check_batch, check_ready, forward, train_batch
@@ -68,6 +68,7 @@ class _Site:
         w = ws[0]
         self.ws,self.effective = ws,w.effective
         self.std,self.seen,self.undo = std,seen,[]  # `undo`: (parameter, numbers before) of what was changed
+        self.told = False  # whether a warning shall say that it was left alone
         self.own,self.s = None,None  # its own memory while other numbers are lent to it; the scale that was found
         paths = [n.rpartition('.')[0] for n in (w.full_name, *w.tied)]
         mods = [by_name[p] for p in paths]
@@ -188,7 +189,7 @@ def _sites(model, only, skip, std, force, seen):
     "A `_Site` for each selected matrix; what is to be left alone is so marked"
     net = model if isinstance(model, nn.Module) else unwrap(model.model)
     by_name,packs,sites = dict(net.named_modules(remove_duplicate=False)),{},[]
-    known = {} if force or net is model else provenance(model)
+    known = {} if force else provenance(model)
     for w in weights(model, only=only, skip=skip):
         own = w.kind=='other' and w.attr=='weight' and len(w.shape)>1 and w.how==''
         if w.is_matrix or own or w.kind=='embedding' and w.tied: packs.setdefault(id(w.param), []).append(w)
@@ -199,7 +200,9 @@ def _sites(model, only, skip, std, force, seen):
         elif w.role.layout in ('goi','gio') and not ends_experts(w.module, w.attr):
             s.left('inside a mixture of experts: its own output is not seen')
         elif w.kind=='embedding': s.left(f"tied with {', '.join(w.tied)}: the embedding's scale holds")
-        elif not force and (w.frozen or w.name in known): s.left(known.get(w.name, 'frozen'))
+        elif not force and (w.frozen or w.name in known):
+            s.left(known.get(w.name, 'frozen'))
+            s.told = not w.frozen and known[w.name] not in ('pretrained body','loaded by from_pretrained')
         sites.append(s)
     return sites
 
@@ -274,15 +277,15 @@ def lsuv(
     only=None,             # Scale these alone: names with wildcards, types, parameter-group numbers, predicates
     skip=None,             # Leave these alone
     orthogonal:bool=False, # Start each matrix from random orthonormal rows, as the paper does, not from what is there
-    force:bool=False,      # Scale frozen weights too, and those of a Learner that were loaded or trained
+    force:bool=False,      # Scale also what is frozen, or not shown to be fresh: loaded, trained, set by hand
     train:bool=None,       # Mode of the pass; `None`: norm layers as in training, no dropout
     seed:int=None,         # Of the batch and the orthonormal matrices; `None`: follows from the global generators
     sync:bool=True,        # Distributed: rank 0 computes and sends the weights to all; then every rank must call
 ) -> Scales:               # One row for each weight: its layer's std before, the factor, or why it was left alone
     """Give each linear, convolutional and attention layer's output the standard deviation `std`, in one forward pass
     of one batch. Raises `ValueError` for a NaN batch, an empty loader, a model without weights or with lazy ones,
-    before anything has changed; warns of dead layers and of layers the pass does not call. Mishkin & Matas 2015,
-    *All you need is a good init* (arXiv 1511.06422)."""
+    before anything has changed; warns of dead layers, of layers the pass does not call and of what it leaves alone.
+    Mishkin & Matas 2015, *All you need is a good init* (arXiv 1511.06422)."""
     if not 0 < std < float('inf'):
         raise ValueError(f"LSUV: std={std} is not a standard deviation; give a number > 0, for example 1.")
     learn = None if isinstance(model, nn.Module) else model
@@ -300,6 +303,8 @@ def lsuv(
         _one_pass(net, x, sites, orthogonal, train, s)
         rows = [r for o in seen + [o for o in sites if o not in seen] for r in o.rows]
         _warn(rows)
+        told = [(r.weight, r.note) for o in sites if o.told for r in o.rows]
+        if any(r.scale > 0 for r in rows): warn_left('LSUV', told)
         return Scales(rows)
     res = (_on_rank0(net, run) if sync and dist.is_available() and dist.is_initialized() and dist.get_world_size()>1
            else run())
@@ -320,7 +325,7 @@ class LSUV(Once):
         only=None,             # Scale these alone: names with wildcards, types, parameter-group numbers, predicates
         skip=None,             # Leave these alone
         orthogonal:bool=False, # Start each matrix from random orthonormal rows
-        force:bool=False,      # Scale frozen weights too, and a network that has already been trained
+        force:bool=False,      # Scale also what is frozen, or not shown to be fresh: loaded, trained, set by hand
         train:bool=None,       # Mode of the pass; `None`: norm layers as in training, no dropout
         seed:int=None,         # Seed of the batch and the orthonormal matrices
     ):

@@ -111,11 +111,13 @@ def _uniform(seen, bounds):
     for fused in (True,False):
         tried = _bounds_near(seen, fused) if bounds is None else bounds
         tried = torch.tensor([b for b in tried if b*lowest < most <= b*(1+1e-7)], dtype=torch.float64)
-        for b in tried[_exact(x[:8], tried[:,None], fused).all(1)]:  # eight numbers for all bounds at once
-            bound = b.item()
-            if not _exact(x[:512], b, fused).all() or _coarse(x, bound): continue
-            if all(_exact(part, b, fused).all() for part in x.split(2**18)):
-                return Draw('uniform', bound, sum(_uniform_bits(part, bound).sum().item() for part in x.split(2**18)))
+        for i in _exact(x[:8], tried[:,None], fused).all(1).nonzero().flatten().tolist():  # eight numbers, all bounds
+            bound = tried[i].item()
+            if not _exact(x[:512], tried[i], fused).all() or _coarse(x, bound): continue
+            if not all(_exact(part, tried[i], fused).all() for part in x.split(2**18)): continue
+            bits = sum(_uniform_bits(part, bound).sum().item() for part in x.split(2**18))
+            bits -= math.log2(1 + i//2)  # what trying others first costs; torch's default has two spellings
+            if bits > 0: return Draw('uniform', bound, bits)
 
 # %% ../../nbs/model/lattice.ipynb #fe796a97
 _turn = float(torch.tensor(2*math.pi, dtype=torch.float32))  # 2π as the generator rounds it
@@ -141,6 +143,7 @@ def _normal_bits(a, b):
     off,slant = _angle(a, b)
     sd = .03 + .09*slant
     bits = torch.where(off > .06 + .44*slant, -40., -.5*(off/sd)**2/math.log(2) - (sd*math.sqrt(2*math.pi)).log2())
+    bits = torch.where(a.abs() == b.abs(), -8., bits)  # rows that repeat
     return torch.where((a == 0) | (b == 0), 0., bits)
 
 def _normal(seen):
@@ -179,8 +182,8 @@ def _wrapped(seen, std):
 
 def _truncated(x, std):
     "A `Draw` for timm's and older torch's `trunc_normal_`, a uniform through the inverse error function; or None"
-    # cut so far out that nothing is lost, or at two standard deviations
-    for low,slack in ((-1., 1.1),(math.erf(-math.sqrt(2)), 2.2)):
+    # cut so far out that nothing is lost, perhaps scaled by depth afterwards (rounded once more); at 2 or 3 deviations
+    for low,slack in ((-1., 1.1),(-1., 2.2),(math.erf(-math.sqrt(2)), 2.2),(math.erf(-3/math.sqrt(2)), 2.2)):
         def bits(part, low=low, slack=slack):
             v = torch.erf(part/(std*math.sqrt(2)))
             step = -2*low*2.**-24
@@ -195,6 +198,30 @@ def _truncated(x, std):
             total += b.sum().item()
         if total is not None: return Draw('trunc_normal', std, total)
 
+def _redrawn(seen, t, std):
+    """A `Draw` for newer torch's `trunc_normal_`, a normal whose numbers beyond 2 or 3 deviations are drawn again; or
+    None. Such numbers leave their partner alone; no row or column may have many: it may have been trained"""
+    for cut in (2,3):
+        if not .75*cut*std < seen.most <= cut*std*(1+1e-6) or min(t.shape[0], t[0].numel()) < 16: continue
+        again = 2*math.erfc(cut/math.sqrt(2))  # share of the pairs with such a number
+        pairs = seen.blocks.view(-1, 2, 8)
+        bits = torch.log2((1-again)*torch.exp2(_normal_bits(pairs[:,0], pairs[:,1])) + again)
+        if (bits.sum(1) > _worst).all() and _even(t, again): return Draw('trunc_normal', std, bits.sum().item())
+
+def _even(t, share):
+    "Whether pairs that are off the lattice are as rare in each row and column as `share` says"
+    flat = t.flatten()
+    whole = len(flat)//16*16 - 16*bool(len(flat) % 16)
+    a,b = flat[:whole].double().view(-1, 2, 8).unbind(1)
+    off = torch.zeros(len(flat), dtype=torch.bool)
+    lost = _normal_bits(a, b) < 0
+    off[:whole] = torch.stack([lost, lost], 1).flatten()
+    off = off.view(len(t), -1).double()
+    for dim in (0,1):
+        n = off.shape[dim]
+        if (off.sum(dim) > n*share + 5*math.sqrt(n*share) + 3).any(): return False
+    return True
+
 # %% ../../nbs/model/lattice.ipynb #e728265a
 def _structure(t):
     "A `Draw` for an identity, orthonormal rows or a pattern of few numbers; or None"
@@ -207,13 +234,19 @@ def _structure(t):
     one = centre[0,0]
     if one != 0 and (centre.diagonal() == one).all() and t.count_nonzero() == min(centre.shape):
         return Draw('identity', one.item())
-    if few: return Draw('pattern')
+    if few or _waves(t): return Draw('pattern')
     if min(n, m) < 2 or min(n, m) > 4096: return None
     for w in (t.flatten(1), centre.reshape(n, -1)):
         if w.numel() < t.numel() and t.count_nonzero() > w.numel(): continue
         w = w if w.shape[0] <= w.shape[1] else w.T
         if not _orthonormal(w[:8].double()): continue
         if _orthonormal(w.double()): return Draw('orthogonal', w.double().square().sum(1).mean().sqrt().item())
+
+def _waves(t):
+    "Whether a table holds sines and cosines, side by side or in two halves"
+    if t.dim() != 2 or t.shape[1] % 2 or len(t) < 4: return False
+    squares = t[:64].double().square()
+    return any(((a + b - 1).abs() < 1e-5).all() for a,b in ((squares[:,::2], squares[:,1::2]), squares.chunk(2, 1)))
 
 def _orthonormal(w):
     "Whether the rows of `w` have one length and are orthogonal, to rounding"
@@ -222,7 +255,7 @@ def _orthonormal(w):
     return bool((gram - c*torch.eye(len(w), dtype=w.dtype)).abs().max() < 1e-5*c)
 
 # %% ../../nbs/model/lattice.ipynb #c4a0c7fe
-tries = 6  # bits that looking at some forty standard deviations costs
+tries = 7  # bits that looking at some hundred standard deviations costs
 usual_stds = (.02, .01, 1., .1, .05, .005, .001, .03, .025, .04, .06, .2)
 
 _gains = (1., math.sqrt(2), 5/3, .75, 1.592, *(math.sqrt(2/(1+a*a)) for a in (.01,.1,.2)))
@@ -243,13 +276,14 @@ def _bounds(fan_in, fan_out, gains):
     scaled = [math.sqrt(3)*(g/math.sqrt(k)/r) for k in range(1, 65) for g in (*_gains, *gains) for r in roots]
     first = [math.sqrt(3)*(math.sqrt(2/6)/math.sqrt(i)), 1/math.sqrt(i), 1/math.sqrt(o),
              math.sqrt(3)*math.sqrt(2/(i+o))]
-    return tuple(dict.fromkeys([*first, .1, .05, .08, .01, .02, 1., *scaled]))
+    return tuple(dict.fromkeys([*first, .1, .05, .08, .01, .02, 1., 1e-4, *scaled]))
 
 def _stds(i, o, spread, room, first=()):
     "Standard deviations in use that the spread of the numbers allows"
     cuts = (1, .87962566103423978)  # a normal cut at two standard deviations is as much narrower
     by_fan = (math.sqrt(g/n)/cut for n in (i, o, (i+o)/2) for g in (1,2) for cut in cuts)
-    return [s for s in (*first, *usual_stds, *by_fan) if s/1.2/room < spread < s*room]
+    by_depth = (.02/math.sqrt(2*k) for k in range(1, 65))  # the ends of residual branches in GPT-2, BEiT and EVA
+    return [s for s in (*first, *usual_stds, *by_fan, *by_depth) if s/1.2/room < spread < s*room]
 
 def draw(
     t:torch.Tensor,  # Any tensor
@@ -272,15 +306,24 @@ def draw(
     if x.dtype != torch.float32: return Draw(why=f'it is in {str(t.dtype).removeprefix("torch.")}')
     seen = _Sample(x, max(-low, high))
     i,o = (x[0].numel(),x.shape[0]*x[0,0].numel()) if x.dim() > 1 else (seen.count,)*2
-    return _drawn(seen, i, o, bounds, stds) or Draw(why='its numbers lie on no lattice of a random generator')
+    found = _drawn(seen, x, i, o, bounds, stds)
+    if found is None: return Draw(why='its numbers lie on no lattice of a random generator')
+    return Draw('pattern') if _masked(x, seen) else found
 
-def _drawn(seen, i, o, bounds, stds):
+def _masked(x, seen):
+    "Whether more numbers are exactly zero than chance makes, beyond one row of padding: somebody has chosen which"
+    zeros = seen.size - seen.count
+    if zeros <= 1e-5*seen.size: return False
+    return x.dim() < 2 or zeros != x[0].numel() or not (x.flatten(1) == 0).all(1).any()
+
+def _drawn(seen, t, i, o, bounds, stds):
     "A `Draw` for the numbers looked at, of a tensor with these fans; or None"
     found = _uniform(seen, dict.fromkeys([*bounds, *_bounds(i, o, ())])) or _normal(seen) or _unit(seen)
     if found is not None or len(seen.given) < 16: return found
     spread = seen.spread*math.sqrt(seen.size/seen.count)
     for std in _stds(i, o, spread, 1 + 8/math.sqrt(seen.count), stds):
-        found = _wrapped(seen, std) or (_truncated(seen.given, std) if len(seen.given) >= 64 else None)
+        found = _wrapped(seen, std)
+        if found is None and len(seen.given) >= 64: found = _truncated(seen.given, std) or _redrawn(seen, t, std)
         if found is not None: break
     if found is None: return _uniform(seen, None)
     return Draw(found.kind, found.scale, found.bits - tries) if found.bits > tries else None

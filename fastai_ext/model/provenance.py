@@ -121,10 +121,12 @@ class _Judged:
     def w(self): return self.ws[0]
     @property
     def dense(self):
-        return self.w.is_matrix or self.w.kind == 'embedding' or self.w.kind == 'other' and self.w.param.ndim > 1
+        "Whether every training moves it: a matrix of any kind"
+        wide = sum(n > 1 for n in self.w.param.shape) > 1
+        return self.w.is_matrix or self.w.kind == 'embedding' or self.w.kind == 'other' and wide
 
 def _bounds(w):
-    raw = w.module._parameters.get('weight')
+    raw = dict(w.module._parameters.items()).get('weight')  # a scripted layer's parameters are no dict
     fans = [(w.fan_in, w.fan_out)] if w.fan_in else []
     if isinstance(raw, torch.Tensor) and raw.ndim > 1: fans.append((raw[0].numel(), raw.shape[0]*raw[0,0].numel()))
     return [b for i,o in fans for b in usual_bounds(i, o or i)]
@@ -135,11 +137,12 @@ def _draw(ws):
     if w.param.is_meta: return Draw('constant')  # without numbers there is nothing to lose
     if len(w.params) > 1: return _normed(w)
     bounds = _bounds(w)
+    if w.is_matrix and w.param.numel() == 1: return _single(w, bounds)
+    quarter = len(w.param) % 4 == 0 and w.param.dim() > 2
+    if quarter and torch.equal(w.data[0::4], w.data[1::4]): return _repeated(w, bounds)
     found = draw(w.param, bounds)
     if found.kind == 'pattern' and len(ws) > 1 and all(len(o.data.unique()) == 1 for o in ws): return Draw('constant')
-    if found.kind or w.param.dim() < 2 and len(ws) == 1: return found
-    # ICNR
-    if len(w.param) % 4 == 0 and w.param.dim() > 2 and torch.equal(w.data[0::4], w.data[1::4]): return Draw('pattern')
+    if found.kind and (found.kind != 'pattern' or len(ws) == 1) or w.param.dim() < 2 and len(ws) == 1: return found
     if len(ws) == 1 and not w.role.layout: return found
     blocks = [d if (d := draw(w.param.detach()[w.role.index], bounds)).kind or not w.role.layout
               else draw(w.data, bounds) for w in ws]
@@ -147,6 +150,16 @@ def _draw(ws):
     kinds = {d.kind for d in blocks}
     return Draw(next(iter(kinds)) if len(kinds) == 1 else 'constant' if not any(d.random for d in blocks) else 'normal',
                 blocks[0].scale, sum(d.bits for d in blocks))
+
+def _repeated(w, bounds):
+    "Rows that repeat, as ICNR has them before a pixel shuffle: a pattern, which may be fresh nevertheless"
+    one = draw(w.data[::4].contiguous(), bounds)
+    return one if one.kind == 'constant' else Draw('pattern', one.scale, one.bits)
+
+def _single(w, bounds):
+    "A matrix of one number is no constant: beside a second number it is drawn as it was"
+    found = draw(w.param.detach().new_tensor([w.param.item(), 0.]), bounds)
+    return Draw('constant', w.param.item()) if w.param.item() in (0., 1.) else found
 
 def _normed(w):
     "Weight norm: the direction as it was drawn, the length as it follows from it"
@@ -181,9 +194,11 @@ def _by_numbers(ws, ours, found):
     for j in judged: layers.setdefault(id(j.w.module), []).append(j)
     for js in layers.values(): _judge_layer(js)
     few = [j for j in judged if j.why == _few]
-    if sum(j.draw.bits for j in few) >= enough:
+    small = [j for j in judged if not j.draw.kind and (j.dense or j.w.kind == 'bias')]  # one that fails speaks for all
+    if not small and sum(j.draw.bits for j in few) >= enough:
         for j in few: j.why = ''
     place = {m:i for i,m in enumerate(layers)}
+    _judge_orthogonal(judged, place)
     _judge_company(judged, place)
     _judge_model(judged, place)
     return {w.name: j.why for j in judged for w in j.ws if j.why}
@@ -194,7 +209,7 @@ def _judge_layer(js):
     """Weight and bias of one layer: what shows too little alone may be shown by the other; a trained bias speaks for
     its weight"""
     for j in js:
-        if j.draw.kind == 'pattern': j.why = _patterned
+        if j.draw.kind == 'pattern' and j.draw.bits < enough: j.why = _patterned
         elif not j.draw.kind: j.why = f"{_unshown}: {j.draw.why}"
     bits = sum(j.draw.bits for j in js if j.draw.random)
     bias = next((j for j in js if j.w.kind == 'bias' and j.why and j.draw.kind == ''), None)
@@ -217,16 +232,37 @@ def _judge_company(judged, place):
     own = {id(j.w.module) for j in shown}
     for j in judged:
         if j.why == _few and place[id(j.w.module)] < last: j.why = ''
-        elif id(j.w.module) in own and (j in shown or j.w.kind == 'bias') and j.why != _patterned: j.why = ''
+        elif id(j.w.module) in own and j.why != _patterned and (
+                j in shown or j.w.kind == 'bias' and j.w.param.detach().abs().max() < .5): j.why = ''
+
+def _judge_orthogonal(judged, place):
+    """Training under a constraint keeps rows orthonormal: they are fresh where something beside them would have moved,
+    their layer's bias or a norm that follows"""
+    still = {id(j.w.module) for j in judged if j.draw.kind == 'constant' or j.draw.random}
+    norm = max((place[id(j.w.module)] for j in judged if j.w.kind == 'norm' and id(j.w.module) in still), default=-1)
+    for j in judged:
+        if j.draw.kind == 'orthogonal' and id(j.w.module) not in still and place[id(j.w.module)] > norm:
+            j.why = f'{_unshown}: orthogonal, as some trainings keep it'
 
 def _judge_model(judged, place):
     "Fresh layers before trained ones, and what is no proof by itself beside trained ones"
-    trained = [j for j in judged if j.draw.kind == '' and (j.dense or j.w.kind == 'bias') and j.w.param.numel() >= 16]
-    last = max((place[id(j.w.module)] for j in trained if j.w.kind != 'embedding'), default=-1)
+    # beside vectors that did not move, a bias or slope was set by hand; a norm is never
+    still = any(not j.dense and (j.draw.kind == 'constant' or j.draw.bits >= enough) and j.w.param.numel() > 3
+                for j in judged)
+    large = [j for j in judged if j.draw.kind == '' and j.w.param.is_floating_point()
+             and j.w.param.numel() >= (2 if j.w.is_matrix else 16)]
+    trained = [j for j in large if j.dense or is_norm(j.w.module) or j.w.kind == 'bias' and not still]
+    places = [place[id(j.w.module)] for j in trained if j.w.kind != 'embedding']
+    last = max(places, default=-1)
+    body = min((place[id(j.w.module)] for j in trained if j.w.is_matrix), default=len(place) if places else 0)
+    features = any(j.w.is_matrix and j.draw.random and place[id(j.w.module)] < body for j in judged)
     for j in judged:
-        if j.why or j.draw.kind in ('constant','identity'): continue
+        fixed = j.draw.kind in ('constant','identity')
+        if j.why or fixed and not (j.w.is_matrix and j.draw.scale == j.draw.scale): continue
         if place[id(j.w.module)] < last:
             j.why = 'fresh, but before layers that may have been trained on what it puts out'
+        elif features and j.draw.random and j.w.is_matrix:
+            j.why = 'fresh, but in a network that may have been trained around its random weights'
         elif trained and j.draw.kind == 'orthogonal': j.why = 'orthogonal, which is no proof beside trained layers'
         elif trained and j.w.kind == 'embedding': j.why = 'fresh, but beside layers that may have been trained with it'
 
