@@ -1,9 +1,8 @@
 "What an author meant stays: starts that no general scheme gives, one by one, under 'auto' and under a named scheme"
-import math, warnings
+import math
 
 import pytest, torch
 from torch import nn
-from torch.nn import functional as F
 from fastai_ext.init.auto import init_plan
 from fastai_ext.model.provenance import provenance
 from fastai_ext.model.weights import weights
