@@ -81,3 +81,13 @@ def test_names_are_shown_in_the_order_of_the_source():
     shown = [c.show.name for c in read_page(root/'nbs/init/schemes.ipynb', root).cells if getattr(c, 'show', None)]
     names = ['zeros','ones','constant','uniform','normal','trunc_normal']
     assert [n for n in shown if n in names] == names
+
+def test_folds_in_a_row_become_one():
+    from dialect import cell, joined
+    def code(source, *tags, outputs=()): return {**cell('code', source, tags=list(tags)), 'outputs':list(outputs)}
+    imports,model = code('import a', 'hide-input'),code('m = a.m', 'hide-input', outputs=['plot'])
+    shown,more = code('m.run()'),code('n = 1', 'hide-input')
+    assert [c['source'] for c in joined([cell('markdown', '# A'), imports, model, shown, more])] == [
+        '# A', 'import a\n\nm = a.m', 'm.run()', 'n = 1']
+    assert joined([imports, model])[0]['outputs'] == ['plot']
+    assert len(joined([model, more])) == 2  # what the first one shows stands between them

@@ -151,6 +151,19 @@ def code(c, md, where):
     return {**cell('code', source), 'metadata':dict(tags=tags, mystnb=dict(image=image)),
             'outputs':[lighter(o) for o in outs], 'execution_count':c.get('execution_count')}
 
+def joined(cells):
+    "The cells with a folded one that shows nothing joined to the folded one behind it: one fold, not two in a row"
+    res = []
+    for c in cells:
+        before = res[-1] if res else {}
+        if folds(c) and folds(before) and not before['outputs']:
+            res.pop()
+            c = {**c, 'source':before['source'].rstrip() + '\n\n' + c['source']}
+        res.append(c)
+    return res
+
+def folds(c): return 'hide-input' in c.get('metadata', {}).get('tags', ())
+
 def title(nb):
     "The page's title, its one line, and its module"
     fm = nb.frontmatter_
@@ -194,7 +207,7 @@ def to_myst(nb, name, links):
         elif c.cell_type == 'markdown': new = cell('markdown', md(c.source))
         else: new = code(c, md, f'nbs/{name}.ipynb')
         if new: cells.append(new)
-    return dict(cells=cells, metadata=dict(kernelspec=dict(name='python3', display_name='Python 3', language='python'),
+    return dict(cells=joined(cells), metadata=dict(kernelspec=dict(name='python3', display_name='Python 3', language='python'),
                 language_info=dict(name='python')), nbformat=4, nbformat_minor=4)
 
 def names(pages, sections, links):
