@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../nbs/all.ipynb #629c0aea
 from .model.weights import *
+from .plots import *
 from .model.provenance import *
 from .model.flow import *
 from .init.schemes import schemes as schemes, scheme as scheme  # their functions have common names

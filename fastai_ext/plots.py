@@ -36,12 +36,13 @@ def label_lines(
 def _is_vertical(line): return len(set(line.get_xdata())) == 1 and len(line.get_xdata()) > 1
 
 def _end(ax, line):
-    "(x, y) of the last point of the line that can be seen, in pixels; at the edge where it runs out of the axes"
+    """Where the name goes, (x, y) in pixels: at the right edge of the axes, at the height of the line's last point that
+    can be seen; at that point where the line ends much earlier"""
     points = line.get_transform().transform(line.get_xydata())
     (x0,y0),(x1,y1) = ax.transAxes.transform([(0,0), (1,1)])
     seen = [(x,y) for x,y in points if math.isfinite(x) and math.isfinite(y) and x0-1 <= x <= x1+1]
-    x,y = seen[-1] if seen else (x1,y1)
-    return x,min(max(y, y0), y1)
+    x,y = max(seen, default=(x1,y1), key=lambda p: p[0])
+    return x if x-x0 < .85*(x1-x0) else x1, min(max(y, y0), y1)
 
 def _apart(ys, gap, low, high):
     "The sorted `ys`, at least `gap` from each other, from `low` to `high` where there is room, moved as little as can be"

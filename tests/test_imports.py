@@ -33,9 +33,9 @@ ground = {'fastai_ext.keep.state'}  # knows nothing of the package, so that ever
 def families(name): return {family(m) for m in imported(name) - ground} - {'', family(name)}
 
 allowed = {  # the house: a family may know those below it
-    'table': set(), 'model': {'table'}, 'keep': {'model', 'table'},
-    'init': {'model', 'keep', 'table'}, 'regularize': {'model', 'keep', 'table'}, 'losses': {'model', 'keep', 'table'},
-    'tabular': {'table'}, 'vision': {'table'}, 'contract': {'table'},
+    'table': set(), 'plots': set(), 'model': {'table'}, 'keep': {'model', 'table'},
+    **dict.fromkeys(('init', 'regularize', 'losses'), {'model', 'keep', 'table', 'plots'}),
+    **dict.fromkeys(('tabular', 'vision'), {'table', 'plots'}), 'contract': {'table'},
 }
 free = {'callbacks', 'demo', 'guide', 'all', ''}  # those may know everybody
 

@@ -22,6 +22,7 @@ from ..keep.state import rng_kept
 from ..keep.batch import check_batch, check_ready, peek_batch
 from ..model.provenance import provenance
 from ..keep.learner import learner_kept
+from ..plots import label_lines
 from ..table import Table
 from ..model.weights import unwrap
 
@@ -95,7 +96,7 @@ class InitFind:
     def plot(self,
         ax=None,  # Axes to draw on
     ):
-        "The training losses of each candidate, smoothed as `lr_find` does, the best first in the legend"
+        "The training losses of each candidate, smoothed as `lr_find` does, each with its start and its loss at the end"
         import matplotlib.pyplot as plt
         ax = ax or plt.subplots(figsize=(7,4))[1]
         for c in self.candidates:
@@ -107,7 +108,7 @@ class InitFind:
         first = [c.first for c in self.candidates if math.isfinite(c.first)]
         if first: ax.set_ylim(0, 1.5*sorted(first)[len(first)//2])
         ax.set(xlabel='step', ylabel='training loss')
-        ax.legend(fontsize=8)
+        label_lines(ax)
 
 def _smooth(losses, beta=.8):
     avg,res = 0.,[]

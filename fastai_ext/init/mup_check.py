@@ -19,6 +19,7 @@ from fastai.learner import Recorder
 from ..keep.batch import forward, train_batch
 from ..keep.state import rng_kept
 from ..model.weights import unwrap, weights
+from ..plots import label_lines
 from ..table import Table
 
 # %% ../../nbs/init/mup_check.ipynb #a1a30355
@@ -59,7 +60,7 @@ class CoordCheck(Table):
                    title='at the start' if t==0 else f'after {t} step{"s"*(t>1)}')
             ax.set_xscale('log', base=2)
         axs[0].set_ylabel('mean |output|')
-        axs[-1].legend(fontsize=7)
+        label_lines(axs[-1], 7)
         return axs
 
 # %% ../../nbs/init/mup_check.ipynb #a5d6fb79

@@ -20,6 +20,7 @@ from fastcore.foundation import L
 from ..model.flow import flow
 from ..keep.batch import check_batch, check_ready, fp32, peek_batch, set_mode
 from ..keep.learner import learner_kept
+from ..plots import label_lines
 from ..table import Table
 from ..model.weights import unwrap,weights
 
@@ -246,7 +247,6 @@ class InitReport:
             ax.plot(v, 'o-', c='C0', ms=4, label='all' if k == 'std' else None)
             if k == 'std':
                 ax.plot([r.between for r in rs], '.--', c='C0', alpha=.6, label='between examples')
-                ax.legend(fontsize=8)
             bad = [i for i,r in enumerate(rs)
                    if any(('gradient' in f)==(k=='reach') and not f.endswith(('units','saturated')) for f in r.flags)]
             ax.plot(bad, [v[i] for i in bad], 'o', c='C3', ms=6)
@@ -254,6 +254,7 @@ class InitReport:
             lo,hi = ax.get_ylim()
             ax.set(ylabel=label, ylim=(min(lo,.05),max(hi,20)))
             ax.grid(axis='y', alpha=.3)
+        label_lines(axs[0])
         low = [0]*n
         for k,c in (('dead','C3'),('saturated','C1'),('symmetric','C4')):
             v = [100*x if (x := getattr(r, k))==x else 0 for r in rs]

@@ -23,6 +23,7 @@ from ..keep.learner import learner_kept
 from ..keep.state import loader_kept, model_kept, rng_kept
 from ..model.weights import unwrap, weights
 from .penalty import L1
+from ..plots import label_lines
 from ..table import Table
 
 # %% ../../nbs/regularize/find.ipynb #bf326bf6
@@ -106,8 +107,8 @@ class RegFind(Table):
         if self.knee:
             ax.axvline(self.knee, color='C1', ls='--', lw=1, label=f'knee: {self.knee:.2g}')
             ax.axvline(self.suggestion, color='C2', lw=1.5, label=f'suggestion: {self.suggestion:.2g}')
-        ax.legend(fontsize=8)
         ax.set(xscale='log', xlabel=f'strength of {self.label}', ylabel='training loss')
+        label_lines(ax)
 
 def _probe(learn, cb, strength, num_it, lr, seed):
     "The losses of a short training at one strength, from where the learner stands"
@@ -247,7 +248,7 @@ class RegPath(Table):
         axs[1].plot(at, [p.train_loss for p in self], marker='o', ms=3, label='training', alpha=.6)
         axs[1].axvline(self.best, color='C2', ls='--', lw=1, label=f'lowest: {self.best:.2g}')
         axs[1].set(xscale='log', xlabel=f'strength of {self.label}', ylabel='loss')
-        axs[1].legend(fontsize=8)
+        label_lines(axs[1])
 
 @patch
 def reg_path(self:Learner,
