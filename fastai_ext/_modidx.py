@@ -2110,6 +2110,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'fastai_ext/regularize/penalty.py')},
             'fastai_ext.regularize.proximal': { 'fastai_ext.regularize.proximal._group_norms': ( 'regularize/proximal.html#_group_norms',
                                                                                                  'fastai_ext/regularize/proximal.py'),
+                                                'fastai_ext.regularize.proximal._shortest': ( 'regularize/proximal.html#_shortest',
+                                                                                              'fastai_ext/regularize/proximal.py'),
                                                 'fastai_ext.regularize.proximal.grad_group': ( 'regularize/proximal.html#grad_group',
                                                                                                'fastai_ext/regularize/proximal.py'),
                                                 'fastai_ext.regularize.proximal.grad_l1': ( 'regularize/proximal.html#grad_l1',

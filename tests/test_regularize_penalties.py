@@ -257,6 +257,40 @@ def test_in_place_is_the_same(seed, rows, columns, scale, strength):
     assert ((b.double()-want).norm(dim=1) <= 2e-5*w.double().norm(dim=1)).all()
     assert ((b == 0).all(1) == (want == 0).all(1)).all()
 
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 10**6), st.floats(-45,12), st.floats(-45,0), st.floats(-30,5), st.floats(-30,3))
+def test_no_size_makes_it_nan(seed, size, square, scale, strength):
+    "Numbers whose squares no float holds, as those of units that died, come nearer to 0 and stay numbers"
+    g = torch.Generator().manual_seed(seed)
+    w = torch.randn(6, 5, generator=g)*10**(size*torch.rand(6, 1, generator=g))
+    w[0],w[1,2:] = 0,0
+    step = steps.Adaptive(10**(square*torch.rand(6, 5, generator=g)), 10**scale, 1e-5)
+    for name,f in (('group', lambda w: prox_group_(w, step, 10**strength)),
+                   ('group, plainly', lambda w: w.copy_(prox_group(w, step.tensor()*10**strength))),
+                   ('group, one step', lambda w: prox_group_(w, 10**scale, 10**strength)),
+                   ('elastic net', lambda w: prox_elastic_net_(w, step, 10**strength, .3))):
+        got = w.clone()
+        f(got)
+        assert got.isfinite().all(), name
+        assert (got.abs() <= w.abs()*(1+1e-5) + 1e-37).all(), name
+
+@pytest.mark.parametrize('make', [lambda: L1(1e-3), lambda: ElasticNet(1e-3, 1e-3), lambda: GroupLasso(3e-3),
+    lambda: GroupLasso(3e-3, how='grad'), lambda: Orthogonal(1e-2), lambda: MaxNorm(1.), UnitNorm, lambda: L2(1e-2),
+    lambda: L2SP(1e-2, 1e-2)], ids='L1 ElasticNet GroupLasso GroupLasso-grad Orthogonal MaxNorm UnitNorm L2 L2SP'.split())
+@pytest.mark.parametrize('opt', [Adam, FusedAdam])
+def test_units_that_die_harm_nothing(make, opt):
+    "Weights of units that no longer answer shrink to sizes whose squares are 0: what is left trains on"
+    set_seed(0, reproducible=True)
+    model = nn.Sequential(nn.Linear(4,32), nn.ReLU(), nn.Linear(32,32), nn.ReLU(), nn.Linear(32,1))
+    with torch.no_grad():
+        model[0].bias[8:] = -50
+        model[0].weight[8:16] *= 1e-21
+        model[2].weight[:8] *= 1e-30
+        model[2].bias[:8] = 0
+    learn = learner(make(), model=model, opt_func=opt)
+    with learn.no_bar(), learn.no_logging(): learn.fit_flat_cos(20, 1e-2)
+    assert torch.isfinite(state(learn)).all() and np.isfinite(float(learn.recorder.losses[-1]))
+
 def test_large_weights_in_parts():
     "A weight that is worked on in parts ends where it would in one, inside Adam and behind it"
     def _big(opt, cb, part=None):

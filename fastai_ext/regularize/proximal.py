@@ -93,13 +93,15 @@ def prox_group(
     """A group comes nearer to 0, and is all 0 if it would pass (Yuan and Lin, 2006).
 
     Where every number of a group has its own step t, as under Adam, the result is w*r/(r+t), where its norm r solves
-    sum((w/(r+t))**2) = 1: Newton's method, for all groups at once. A group is 0 where norm(w/t) <= 1."""
+    sum((w/(r+t))**2) = 1: Newton's method, for all groups at once. A group is 0 where norm(w/t) <= 1, and where it is
+    so short that the squares of its numbers are below what the type can hold."""
     if not torch.is_tensor(step) or step.ndim < 2 or step.shape[1] == 1:
         r = torch.linalg.vector_norm(w, dim=1, keepdim=True)
         return w*(1 - step/r.clamp(min=torch.finfo(w.dtype).tiny)).clamp(min=0)
     step = step.expand_as(w)
     norm = torch.linalg.vector_norm(w, dim=1, keepdim=True)
     stays = torch.linalg.vector_norm(torch.where(w == 0, 0., w/step), dim=1) > 1
+    stays &= norm[:,0] > _shortest(w)
     rows = stays.nonzero()[:,0]
     res = torch.zeros_like(w)
     if not len(rows): return res
@@ -133,12 +135,17 @@ def prox_group_(
     mean = torch.linalg.vecdot(w, moved)[:,None]/length/length*by_norm
     second = torch.linalg.vector_norm(moved, dim=1, keepdim=True)/length*by_norm
     fourth = torch.linalg.vector_norm(moved.div_(denom), dim=1, keepdim=True)/length*by_norm.square()
-    long = (second*fourth > 1e-7) & (norm > 0)  # what the series leaves out, by Cauchy and Schwarz
-    r = norm*(1 - mean + 1.5*(second.square() - mean.square()))
+    known = norm > _shortest(w)
+    long = (second*fourth > 1e-7) & known  # what the series leaves out, by Cauchy and Schwarz
+    r = torch.where(known, norm*(1 - mean + 1.5*(second.square() - mean.square())), 0.)
     rows = long[:,0].nonzero()[:,0]
     if len(rows): solved = prox_group(w[rows], (scale[rows] if torch.is_tensor(scale) else scale)/denom[rows])
     w.mul_(denom).div_(denom.add_(scale/r.clamp(min=tiny)))
     if len(rows): w[rows] = solved
+
+def _shortest(w):
+    "A group of a norm below this is 0: its numbers have squares that the type cannot hold"
+    return torch.finfo(w.dtype).tiny**.5
 
 def _group_norms(squares, t, norm):
     "The roots r of sum(squares/(r+t)**2) = 1, one for each row"
