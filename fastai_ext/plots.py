@@ -45,7 +45,7 @@ def _end(ax, line):
     return x if x-x0 < .85*(x1-x0) else x1, min(max(y, y0), y1)
 
 def _apart(ys, gap, low, high):
-    "The sorted `ys`, at least `gap` from each other, from `low` to `high` where there is room, moved as little as can be"
+    "The sorted `ys`, at least `gap` from each other, from `low` to `high` where there is room, moved by the least"
     blocks = []  # [sum, count] of neighbours that touch, for y less the room of the names below it
     for i,y in enumerate(ys):
         blocks.append([y-i*gap, 1])

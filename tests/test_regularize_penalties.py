@@ -276,7 +276,7 @@ def test_no_size_makes_it_nan(seed, size, square, scale, strength):
 
 @pytest.mark.parametrize('make', [lambda: L1(1e-3), lambda: ElasticNet(1e-3, 1e-3), lambda: GroupLasso(3e-3),
     lambda: GroupLasso(3e-3, how='grad'), lambda: Orthogonal(1e-2), lambda: MaxNorm(1.), UnitNorm, lambda: L2(1e-2),
-    lambda: L2SP(1e-2, 1e-2)], ids='L1 ElasticNet GroupLasso GroupLasso-grad Orthogonal MaxNorm UnitNorm L2 L2SP'.split())
+    lambda: L2SP(1e-2, 1e-2)], ids='L1 ElasticNet GroupLasso group-grad Orthogonal MaxNorm UnitNorm L2 L2SP'.split())
 @pytest.mark.parametrize('opt', [Adam, FusedAdam])
 def test_units_that_die_harm_nothing(make, opt):
     "Weights of units that no longer answer shrink to sizes whose squares are 0: what is left trains on"

@@ -207,8 +207,9 @@ def to_myst(nb, name, links):
         elif c.cell_type == 'markdown': new = cell('markdown', md(c.source))
         else: new = code(c, md, f'nbs/{name}.ipynb')
         if new: cells.append(new)
-    return dict(cells=joined(cells), metadata=dict(kernelspec=dict(name='python3', display_name='Python 3', language='python'),
-                language_info=dict(name='python')), nbformat=4, nbformat_minor=4)
+    kernel = dict(name='python3', display_name='Python 3', language='python')
+    return dict(cells=joined(cells), metadata=dict(kernelspec=kernel, language_info=dict(name='python')), nbformat=4,
+                nbformat_minor=4)
 
 def names(pages, sections, links):
     "Every shown name, page by page in the order of the sidebar, with the first sentence about it"
