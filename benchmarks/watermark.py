@@ -18,7 +18,7 @@ from sklearn.datasets import load_sample_image
 from fastai.torch_core import TensorImage
 from fastai_ext.vision.augment import WatermarkBatch, stamp_batch
 from fastai_ext.vision.mark import Mark
-from fastai_ext.vision.patch import font_file
+from fastai_ext.vision.letters import font_file
 from fastai_ext.vision.files.jpeg import jpeg_tables
 from fastai_ext.vision.save import save_stamped
 from fastai_ext.vision.stamp import blend_, stamp

@@ -82,6 +82,7 @@ from .vision.files.plain import *
 from .vision.files.webp import *
 from .vision.folder import *
 from .vision.mark import Mark as Mark
+from .vision.tally import Counts as Counts
 from .vision.placement import Placement as Placement
 from .vision.sampler import *
 from .vision.fields import picture_fields as picture_fields

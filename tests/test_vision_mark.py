@@ -6,7 +6,8 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image, ImageDraw, ImageFont, features
 from fastai_ext.vision.mark import Mark
 from fastai_ext.vision.sampler import MarkSampler, random_texts
-from fastai_ext.vision.patch import Logo, drawn, missing_glyphs, text_masks, text_size
+from fastai_ext.vision.letters import missing_glyphs, text_masks, text_size
+from fastai_ext.vision.patch import Logo, drawn
 from fastai_ext.vision.stamp import stamp
 
 FONTS = Path(matplotlib.get_data_path())/'fonts'/'ttf'

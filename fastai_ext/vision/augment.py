@@ -18,8 +18,9 @@ from fastai.vision.core import PILImage
 from fastcore.basics import store_attr
 from fastcore.meta import delegates
 from .chance import uniforms
-from .mark import Mark, check_mark
+from .mark import Mark
 from .patch import opacity_table
+from .spec import check_mark
 from .placement import glance
 from .stamp import stamp
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from PIL import Image
 from .chance import choose, uniforms
 from .mark import Mark
-from .patch import Logo, check_text, rgb
+from .letters import check_text
+from .patch import Logo, rgb
 
 # %% ../../nbs/vision/sampler.ipynb #d81ff0c3
 def random_texts(

@@ -20,8 +20,8 @@ from .files.stamping import Stamping
 from .files.tiff import stamp_tiff
 from .files.webp import stamp_webp
 from .files.whole import write_whole
-from .mark import check_mark
 from .placement import Placement
+from .spec import check_mark
 
 # %% ../../nbs/vision/save.ipynb #46a7111d
 def _format(src, dst, im):

@@ -9,8 +9,8 @@ __all__ = ['stampable', 'float_white', 'blend_', 'exif_orientation', 'stamp']
 import functools
 from PIL import Image
 from .fields import picture_fields
-from .mark import check_mark
 from .placement import Placement, place_on
+from .spec import check_mark
 
 # %% ../../nbs/vision/stamp.ipynb #80307e8d
 # modes that are stamped as another one
