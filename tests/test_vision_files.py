@@ -3,6 +3,7 @@ import io, json, re, shutil, struct, subprocess, sys, zlib
 import numpy as np, pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
+from PIL.MpoImagePlugin import MpoImageFile
 from PIL.PngImagePlugin import PngInfo
 from sklearn.datasets import load_sample_image
 from conftest import root
@@ -91,6 +92,31 @@ def test_02_texts_that_a_converter_wrote_into_a_png(tmp_path):
     kept.load(bytes.fromhex(left['Raw profile type exif'].split(None, 2)[2]))
     assert 0x8825 not in kept
 
+@pytest.mark.parametrize('field', ('dwc:locality','dwc:verbatimSRS','dwc:footprintWKT','dwc:county','dwc:higherGeography',
+                                   'Iptc4xmpExt:City','photoshop:State','GPano:PoseHeadingGPS','lr:locationName'))
+def test_02_places_in_xmp_of_any_kind(tmp_path, field):
+    xmp = (f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r:RDF><r:Description {field}="secret" dc:title="kept"><{field}><r:Bag>'
+           f'<r:li>secret</r:li></r:Bag></{field}></r:Description></r:RDF></x:xmpmeta>').encode()
+    china.save(tmp_path/'a.jpg', xmp=xmp)
+    save_stamped(tmp_path/'a.jpg', tmp_path/'b.jpg', mark, strip_gps=True)
+    new = (tmp_path/'b.jpg').read_bytes()
+    assert b'secret' not in new and b'kept' in new
+
+@pytest.mark.parametrize('suffix', ('tif','jpg'))
+def test_02_what_an_editor_left_in_bytes_that_no_tag_points_to(tmp_path, suffix):
+    a,b = tmp_path/f'a.{suffix}',tmp_path/f'b.{suffix}'
+    e = Image.Exif()
+    e[315] = 'Ann'
+    old = b'<exif:GPSLatitude>52,30.5N</exif:GPSLatitude>'*3
+    china.save(a, exif=e.tobytes()+(old if suffix == 'jpg' else b''))
+    if suffix == 'tif': a.write_bytes(a.read_bytes()+old)
+    assert b'52,30.5N' in a.read_bytes()
+    save_stamped(a, b, mark)
+    assert b'52,30.5N' in b.read_bytes(), 'only if it was asked for'
+    save_stamped(a, b, mark, strip_gps=True, overwrite=True)
+    assert b'52,30.5N' not in b.read_bytes() and Image.open(b).getexif()[315] == 'Ann'
+    Image.open(b).load()
+
 @needs_exiftool
 @pytest.mark.parametrize('suffix', ('jpg','png','webp','tif'))
 def test_04_every_tag_is_as_it_was(tmp_path, suffix):
@@ -153,6 +179,28 @@ def test_06_both_pictures_of_an_mpo_are_stamped(tmp_path):
             x.seek(i); y.seek(i)
             diff = np.abs(arr(x.convert('RGB')).astype(int)-arr(y.convert('RGB'))).max(-1)
             assert diff[arr(p.alpha())>0].mean() > 30 > diff[arr(p.alpha())==0].mean()
+
+@pytest.mark.parametrize('lossless', (False, *([True] if shutil.which('jpegtran') else [])))
+def test_06_a_gain_map_is_stamped_and_found_where_it_is_said_to_be(tmp_path, lossless):
+    "Ultra HDR: the first picture says in XMP how long the second is, and in its index where"
+    gain = china.convert('L').resize((160,106)).convert('RGB')
+    xmp = (b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><rdf:Description hdrgm:Version="1.0"><Container:Directory>'
+           b'<rdf:li Item:Semantic="Primary" Item:Mime="image/jpeg"/><rdf:li Item:Semantic="GainMap" '
+           b'Item:Mime="image/jpeg" Item:Length="%d"/></Container:Directory></rdf:Description></rdf:RDF></x:xmpmeta>')
+    length = 0
+    for _ in range(2):
+        china.save(tmp_path/'a.jpg', 'MPO', save_all=True, append_images=[gain], xmp=xmp % length)
+        with MpoImageFile(tmp_path/'a.jpg') as im: length = im.mpinfo[0xb002][1]['Size']
+    p = save_stamped(tmp_path/'a.jpg', tmp_path/'b.jpg', mark, lossless=lossless)
+    new = (tmp_path/'b.jpg').read_bytes()
+    with MpoImageFile(tmp_path/'b.jpg') as y:  # `Image.open` sees the first picture alone
+        said = int(re.search(rb'Item:Length="(\d+)"', new)[1])
+        assert y.n_frames == 2 and p.notes == () and said == y.mpinfo[0xb002][1]['Size']
+        second = Image.open(io.BytesIO(new[-said:]))
+        y.seek(1)
+        assert second.size == y.size == gain.size and second.tobytes() == y.tobytes()
+        hit = arr(mark.place(gain.size).alpha()) > 128
+        assert np.abs(arr(second).astype(int)-arr(gain))[hit].mean() > 20
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(channels=st.sampled_from((2,3,4)), w=st.integers(1,40), h=st.integers(1,40), seed=st.integers(0,99))

@@ -61,9 +61,10 @@ def add_bad(src, jpegs):
     (src/'words.png').write_text('not a picture')
     (src/'bomb.png').write_bytes(png(20_000, 20_000))
     (src/'nowhere.jpg').symlink_to(src/'gone.jpg')
+    (src/'loop.jpg').symlink_to('loop.jpg')
     return {'zero.jpg':'an empty file', 'cut.jpg':'not a whole picture', 'words.png':'not a picture that Pillow reads',
             'bomb.png':'decompression bomb',
-            'nowhere.jpg':'No such file'}
+            'nowhere.jpg':'No such file', 'loop.jpg':'Too many levels of symbolic links'}
 
 # ---- what comes out
 
@@ -72,7 +73,8 @@ def test_18_the_tree_comes_out_stamped_and_the_source_is_untouched(src, tmp_path
     (src/'._hidden.jpg').write_text('x')
     before = contents(src)
     run = stamp_folder(src, tmp_path/'dst', MARK, seed=3, n_workers=1)
-    assert (run.stamped, run.other, run.failed) == (6, 1, []) and bool(run)
+    assert (run.stamped, run.other, run.failed) == (6, 2, []) and bool(run)
+    assert ('._hidden.jpg','hidden: its name begins with a dot') in run.left_out
     assert contents(src) == before
     assert set(contents(tmp_path/'dst')) == {p for p in before if p.endswith('.jpg') and '._' not in p}
     for rel in ('d0/0000.jpg','d1/0001.jpg'):
@@ -136,10 +138,30 @@ def test_options_reach_the_files(src, tmp_path):
     shutil.copy(src/'d0/0000.jpg', src/'top.jpg')
     stamp_folder(src, tmp_path/'flat', MARK, recursive=False, n_workers=1)
     assert set(contents(tmp_path/'flat')) == {'top.jpg'}
+    flat = stamp_folder(src, tmp_path/'flat', MARK, recursive=False, n_workers=1)
+    assert ('d0','a folder, which was not to be entered') in flat.left_out and flat.other == 3
     if shutil.which('jpegtran'):
         stamp_folder(src, lossless, MARK, n_workers=1, lossless=True)
         a,b = (Image.open(d/'d1/0001.jpg').convert('RGB') for d in (src,lossless))
         assert 0 < (np.asarray(a) != np.asarray(b)).any(-1).mean() < .5
+
+def test_names_that_differ_in_case_only(tmp_path, jpegs, monkeypatch):
+    "A drive that does not tell a.jpg from A.jpg would keep one of them"
+    src,dst = tmp_path/'src',tmp_path/'dst'
+    for rel in ('a.jpg','A.jpg','b.jpg','d/x.jpg','D/X.JPG','e\u0301.jpg','\u00e9.jpg'):
+        (src/rel).parent.mkdir(parents=True, exist_ok=True)
+        (src/rel).write_bytes(jpegs[0])
+    assert stamp_folder(src, dst, MARK, n_workers=1).stamped == 7, 'this drive does'
+    run = FolderRun(src, tmp_path/'other', MARK, n_workers=1)
+    was = run._open_dst
+    def opened():
+        was()
+        assert not run.one_case
+        run.one_case = True
+    monkeypatch.setattr(run, '_open_dst', opened)
+    run.run()
+    assert run.stamped == 4 and not run and {p for p,_ in run.failed} == {'a.jpg','d/x.jpg','\u00e9.jpg'}
+    assert 'does not tell this name from A.jpg; rename one of them' in dict(run.failed)['a.jpg']
 
 # ---- bad files
 
@@ -152,13 +174,13 @@ def test_17_goes_on_past_bad_files_and_names_them(src, tmp_path, jpegs, capfd):
         assert set(contents(tmp_path/f'dst{n_workers}')) == {f'd{i%3}/{i:04}.jpg' for i in range(6)}
         err = capfd.readouterr().err.splitlines()
         assert sorted(line.split(':')[0] for line in err) == sorted(bad), 'one line for each, and nothing else'
-        assert '5 failed' in repr(run) and run.other == 0
+        assert '6 failed' in repr(run) and run.other == 0
 
 def test_17_exit_status(src, tmp_path, jpegs):
     assert command(src, tmp_path/'dst', '--text', 'me').returncode == 0
     bad = add_bad(src, jpegs)
     res = command(src, tmp_path/'dst', '--text', 'me')
-    assert res.returncode == 1 and '6 already there' in res.stdout and '5 failed' in res.stdout
+    assert res.returncode == 1 and '6 already there' in res.stdout and '6 failed' in res.stdout
     for p in bad: assert res.stderr.count(p) == 1 and p not in res.stdout, 'a failure is told once'
 
 @pytest.mark.parametrize('n_workers', (1,2))

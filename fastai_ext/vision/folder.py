@@ -6,7 +6,7 @@
 __all__ = ['FolderRun', 'stamp_folder']
 
 # %% ../../nbs/vision/folder.ipynb #2240e4e5
-import contextlib, json, os, pickle, sys, tempfile, time
+import contextlib, json, os, pickle, sys, tempfile, time, unicodedata
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, wait
 from .files.find import walk_pictures
 from .files.jpeg import check_jpegtran
@@ -40,7 +40,7 @@ class FolderRun(Counts):
         self.mark,self.recursive,self.executor = mark,recursive,executor
         self.dry_run,self.report = dry_run,report
         self.options = stamp_options('stamp_folder', options, **kwargs)
-        self.total,self.stopping = None,False
+        self.total,self.stopping,self.one_case = None,False,False
         self.progress = sys.stderr.isatty() if progress is None else progress
         self._check(n_workers)
         self.n_workers = n_workers or (getattr(executor, '_max_workers', None) or 16 if executor else n_cores())
@@ -67,10 +67,11 @@ class FolderRun(Counts):
             raise ValueError(f"stamp_folder: the source {src} lies inside the destination {dst}; give another folder")
 
     def _open_dst(self):
-        "Make the destination and try to write into it"
+        "Make the destination, try to write into it, and see whether it tells a.jpg from A.jpg"
         try:
             os.makedirs(self.dst, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.dst): pass
+            with tempfile.NamedTemporaryFile(prefix='.a', suffix='.part', dir=self.dst) as f:
+                self.one_case = os.path.exists(os.path.join(self.dst, os.path.basename(f.name).upper()))
         except OSError as e: raise type(e)(f"stamp_folder: cannot write into {self.dst}: {e.strerror}") from e
 
     def stop(self, *_):
@@ -119,7 +120,7 @@ class FolderRun(Counts):
 
     def _found(self):
         "(the relative path, whether to replace what is there, its number among all pictures) of the pictures to do"
-        folder,empty,n = None,False,0
+        folder,empty,n,names = None,False,0,{}
         for kind,rel,reason in walk_pictures(self.src, self.recursive):
             if self.stopping: return
             if kind == 'other': self._note('left out', rel, reason)
@@ -129,7 +130,11 @@ class FolderRun(Counts):
                 if folder != os.path.dirname(rel):
                     folder = os.path.dirname(rel)
                     empty = not self.dry_run and _sweep(os.path.join(self.dst, folder))
-                if empty or self.options.overwrite or not os.path.isfile(os.path.join(self.dst, rel)): yield rel,False,n
+                twin = names.setdefault(_folded(rel), rel) if self.one_case else rel
+                if twin != rel:
+                    reason = f'the destination does not tell this name from {printable(twin)}; rename one of them'
+                    self._count(Outcome('failed', rel, reason))
+                elif empty or self.options.overwrite or not os.path.isfile(os.path.join(self.dst, rel)): yield rel,False,n
                 elif self._stays(rel): self.there += 1
                 else: yield rel,True,n
 
@@ -243,6 +248,10 @@ class FolderRun(Counts):
         if self.failed: line += f'  {len(self.failed)} failed'
         print(f"\r{line:<{self._width}}", end='', file=sys.stderr, flush=True)
         self._width = max(self._width, len(line))
+
+def _folded(name):
+    "`name` as a drive takes it that makes no difference between a and A, or between one way to write é and the other"
+    return unicodedata.normalize('NFC', unicodedata.normalize('NFC', name).casefold())
 
 def _inside(path, folder):
     "Whether `path`, which need not exist, is `folder` or lies below it, through links too"

@@ -6,8 +6,10 @@
 __all__ = ['PICTURES', 'HEIF', 'has_heif', 'left_out', 'walk_pictures']
 
 # %% ../../../nbs/vision/files/find.ipynb #e88b0f89
-import os
+import contextlib, os
 from functools import cache
+from .record import RECORD
+from .whole import is_part
 
 # %% ../../../nbs/vision/files/find.ipynb #35f9c017
 PICTURES = frozenset('''.jpg .jpeg .jpe .jfif .mpo .png .apng .gif .webp .tif .tiff .bmp .dib .avif .avifs .jp2 .j2k
@@ -62,17 +64,22 @@ def walk_pictures(
     folders = []
     with entries:
         for e in sorted(entries, key=lambda e: e.name):  # so that a picture's number is the same in every run
-            if e.name.startswith('.'): continue
             path = os.path.join(rel, e.name) if rel else e.name
+            if e.name.startswith('.'):
+                if not (e.name == RECORD or is_part(e.name)): yield 'other',path,'hidden: its name begins with a dot'
+                continue
             if e.is_dir(follow_symlinks=False):
                 folders.append(path)
                 continue
             why = _why(e)
             yield ('other' if why else 'picture'),path,why
-    for path in folders if recursive else (): yield from walk_pictures(src, True, path)
+    for path in folders:
+        if recursive: yield from walk_pictures(src, True, path)
+        else: yield 'other',path,'a folder, which was not to be entered'
 
 def _why(e):
     "Why the directory entry `e` is left out; '' where it is stamped"
-    if e.is_dir(): return 'a link to a folder, which is not entered'
-    if os.path.lexists(e.path) and os.path.exists(e.path) and not e.is_file(): return 'not a file'
+    with contextlib.suppress(OSError):  # a link that leads nowhere: that it cannot be opened is said later
+        if e.is_dir(): return 'a link to a folder, which is not entered'
+        if os.path.exists(e.path) and not e.is_file(): return 'not a file'
     return left_out(e.path)

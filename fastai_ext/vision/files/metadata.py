@@ -35,9 +35,11 @@ def jpeg_end(
 
 _PLACE = re.compile(r'gps|latitude|longitude|altitude|geo_?tag|geo_?loc|geo_?ref|coordinate|^(lat|long?|lat_long)$|'
                     r'^(city|state|country|location|countrycode|countryname|sublocation|provincestate)$|'
-                    r'^(worldregion|coverage)$|'
+                    r'^(worldregion|coverage|continent|waterbody|island|islandgroup|county|municipality)$|'
+                    r'locality|geograph|geodetic|footprint|verbatim(srs|elevation|depth)|imum(elevation|depth)|'
                     r'^location(shown|created|name|id|details)$', re.I)
 _GEO_TAGS = (0x8825,0x927c,33550,33920,33922,34264,34735,34736,34737,42112)  # GPS, maker notes, GeoTIFF
+_SAYS_PLACE = re.compile(rb'latitude|longitude|gps[a-z]{3}', re.I)
 _IPTC_PLACES = {26,27,90,92,95,100,101}
 
 @dataclass
@@ -139,6 +141,8 @@ class Metadata:
         for tag in (270,0x9286,0x9c9c):
             for _,e in tree.find(tag):
                 if re.search(rb'gps.?(latitude|longitude)', tree.bytes(e).replace(b'\0', b''), re.I): tree.put(e, b'\0')
+        for begin,end in tree.unused():  # what an editor left behind when it wrote the same elsewhere
+            if _SAYS_PLACE.search(tree.data, begin, end): tree.data[begin:end] = bytes(end-begin)
 
     def _raw_thumbnail(self, tree, d):
         tags = {e.tag:tree.values(e) for e in d.entries}

@@ -107,6 +107,22 @@ class TagTree:
         "(directory, entry) wherever there is `tag`"
         return [(d,e) for d in self.directories() for e in d.entries if e.tag == tag]
 
+    def unused(self) -> list:
+        "(begin, end) of the bytes that no directory, tag, strip, tile or thumbnail takes"
+        used = [(0, 16 if self.big else 8)]
+        for d in self.directories():
+            used.append((d.at, d.next_at+self.wide))
+            used += [(e.start, e.end) for e in d.entries]
+            tags = {e.tag:self.values(e) for e in d.entries}
+            for where,how_many in ((273,279),(324,325),(513,514)):
+                used += [(a, a+n) for a,n in zip(tags.get(where, ()), tags.get(how_many, ()))]
+        res,at = [],0
+        for begin,end in sorted(used):
+            if begin > at: res.append((at, min(begin, len(self.data))))
+            at = max(at, end)
+        if at < len(self.data): res.append((at, len(self.data)))
+        return res
+
     def put(self,
         e:Entry,    # A tag
         new:bytes,  # Its data from now on; not longer than before
