@@ -121,7 +121,7 @@ def whole(tmp, rounds, args):
               f'wall {statistics.median(walls):.2f} ({min(walls):.2f}-{max(walls):.2f})', flush=True)
 
 def confirmed(tmp, rounds, args):
-    "What it costs that the system confirms every file and its length is looked at: with and without, picture by picture"
+    "What it costs that the system confirms every file and its length is looked at, picture by picture"
     from fastai_ext.vision.files import whole as module
     print('\nEvery file is confirmed by the system, and its length looked at: over the same without')
     src,options,mark = fill(tmp/'few', 100, (1920,1080)),StampOptions(overwrite=True),MARKS['text']

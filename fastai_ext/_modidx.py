@@ -3549,6 +3549,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'fastai_ext/vision/files/plain.py'),
                                                'fastai_ext.vision.files.plain._same_colours': ( 'vision/files/plain.html#_same_colours',
                                                                                                 'fastai_ext/vision/files/plain.py'),
+                                               'fastai_ext.vision.files.plain._says': ( 'vision/files/plain.html#_says',
+                                                                                        'fastai_ext/vision/files/plain.py'),
                                                'fastai_ext.vision.files.plain._written': ( 'vision/files/plain.html#_written',
                                                                                            'fastai_ext/vision/files/plain.py'),
                                                'fastai_ext.vision.files.plain._xmp_of': ( 'vision/files/plain.html#_xmp_of',

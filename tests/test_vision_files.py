@@ -92,11 +92,12 @@ def test_02_texts_that_a_converter_wrote_into_a_png(tmp_path):
     kept.load(bytes.fromhex(left['Raw profile type exif'].split(None, 2)[2]))
     assert 0x8825 not in kept
 
-@pytest.mark.parametrize('field', ('dwc:locality','dwc:verbatimSRS','dwc:footprintWKT','dwc:county','dwc:higherGeography',
-                                   'Iptc4xmpExt:City','photoshop:State','GPano:PoseHeadingGPS','lr:locationName'))
+@pytest.mark.parametrize('field', ('dwc:locality','dwc:verbatimSRS','dwc:footprintWKT','dwc:county',
+                                   'dwc:higherGeography','Iptc4xmpExt:City','photoshop:State','GPano:PoseHeadingGPS',
+                                   'lr:locationName'))
 def test_02_places_in_xmp_of_any_kind(tmp_path, field):
-    xmp = (f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r:RDF><r:Description {field}="secret" dc:title="kept"><{field}><r:Bag>'
-           f'<r:li>secret</r:li></r:Bag></{field}></r:Description></r:RDF></x:xmpmeta>').encode()
+    xmp = (f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r:RDF><r:Description {field}="secret" dc:title="kept"><{field}>'
+           f'<r:Bag><r:li>secret</r:li></r:Bag></{field}></r:Description></r:RDF></x:xmpmeta>').encode()
     china.save(tmp_path/'a.jpg', xmp=xmp)
     save_stamped(tmp_path/'a.jpg', tmp_path/'b.jpg', mark, strip_gps=True)
     new = (tmp_path/'b.jpg').read_bytes()
@@ -583,6 +584,25 @@ def test_04_another_format_takes_exif_over_or_says_what_it_dropped(tmp_path):
     assert save_stamped(tmp_path/'a.jpg', tmp_path/'b.bmp', mark).notes == ('EXIF dropped','the colour profile dropped')
     with pytest.raises(ValueError, match='strict: EXIF dropped'):
         save_stamped(tmp_path/'a.jpg', tmp_path/'c.bmp', mark, strict=True)
+
+def test_04_all_that_another_format_does_not_hold_is_said(tmp_path):
+    info = PngInfo()
+    info.add_text('Author', 'Ann')
+    pixels = np.random.default_rng(0).integers(0, 65536, (20,30,3), dtype=np.uint16)
+    (tmp_path/'deep.png').write_bytes(png_bytes(deep_png(pixels)))
+    (tmp_path/'deep.tif').write_bytes(tiff_of(pixels))
+    china.save(tmp_path/'text.png', pnginfo=info, dpi=(300,300))
+    china.save(tmp_path/'comment.jpg', comment=b'hello', dpi=(300,300))
+    china.save(tmp_path/'tags.tif', tiffinfo={315:'Ann'}, dpi=(300,300))
+    for a,b,lost in (('deep.png','a.jpg',['16 → 8 bits']), ('deep.tif','b.png',['16 → 8 bits']),
+                     ('text.png','c.jpg',['texts dropped']),
+                     ('text.png','d.webp',['texts dropped','resolution dropped']),
+                     ('comment.jpg','e.png',['comment dropped']), ('tags.tif','f.bmp',['EXIF dropped']),
+                     ('tags.tif','g.jpg',[]), ('comment.jpg','h.gif',['resolution dropped','colours → P'])):
+        assert list(save_stamped(tmp_path/a, tmp_path/b, mark).notes) == lost, b
+        if lost:
+            with pytest.raises(ValueError, match='strict: '):
+                save_stamped(tmp_path/a, tmp_path/b, mark, strict=True, overwrite=True)
 
 def test_alpha_on_a_background(tmp_path):
     im = Image.new('RGBA', (60,40), (255,0,0,0))

@@ -134,7 +134,8 @@ class FolderRun(Counts):
                 if twin != rel:
                     reason = f'the destination does not tell this name from {printable(twin)}; rename one of them'
                     self._count(Outcome('failed', rel, reason))
-                elif empty or self.options.overwrite or not os.path.isfile(os.path.join(self.dst, rel)): yield rel,False,n
+                elif empty or self.options.overwrite: yield rel,False,n
+                elif not os.path.isfile(os.path.join(self.dst, rel)): yield rel,False,n
                 elif self._stays(rel): self.there += 1
                 else: yield rel,True,n
 

@@ -9,6 +9,7 @@ __all__ = ['depth_of', 'lost_words', 'stamp_plain', 'described']
 import io, re
 from PIL import Image, ImageSequence, UnidentifiedImageError
 from .gif import gif_palette
+from .tags import TagTree
 
 # %% ../../../nbs/vision/files/plain.ipynb #683a57fd
 def depth_of(
@@ -29,6 +30,10 @@ def depth_of(
         words = re.sub(rb'#[^\n]*', b'', data[:2000]).split(None, 4)  # kind, width, height, white
         return int(words[3]).bit_length() if words[0] in (b'P2',b'P3',b'P5',b'P6') else 8
     if fmt == 'SGI': return 8*data[3]
+    if fmt == 'PNG': return 8 if data[25] == 3 else data[24]
+    if fmt == 'TIFF':
+        tree = TagTree(bytearray(data))
+        return max((n for _,e in tree.find(258) for n in tree.values(e)), default=1)
     return 8
 
 _ENCODING = {  # what `Image.info` says of how a file is stored, and what is looked after elsewhere
@@ -95,7 +100,7 @@ def stamp_plain(
                          f'suffix, such as .png{alpha}') from e
     if same and fmt == 'AVIF': out = io.BytesIO(_same_colours(out.getvalue(), data))
     if same: _compare(data, im, out, fmt, meta)
-    else: _converted(im, out, meta)
+    else: _converted(data, im, out, meta)
     return out.getvalue()
 
 def _compare(data, im, out, fmt, meta):
@@ -108,16 +113,25 @@ def _compare(data, im, out, fmt, meta):
     if data[4:8] == b'jP  ': return  # `stamp_jp2` brings the rest
     for line in lost_words(im, io.BytesIO(out.getvalue()), meta.strip_gps): meta.note(line)
 
-def _converted(im, out, meta):
+def _says(im):
+    "Whether a picture says this and that of itself"
+    if im.format == 'TIFF': exif = set(im.getexif())-_OF_PIXELS-{274,282,283,296}
+    else: exif = im.info.get('exif')
+    texts = {k for k in getattr(im, 'text', ()) if k != 'XML:com.adobe.xmp' and not k.startswith('Raw profile type ')}
+    return {'EXIF':exif, 'XMP':_xmp_of(im), 'the colour profile':im.info.get('icc_profile'), 'texts':texts,
+            'comment':im.info.get('comment'), 'resolution':im.info.get('dpi') not in (None, (1,1), (0,0), (72,72))}  # what Pillow takes for granted
+
+def _converted(data, im, out, meta):
     "Say what another format did not take over"
     try: new = Image.open(io.BytesIO(out.getvalue()))
     except UnidentifiedImageError: return  # Pillow writes it and does not read it
     with new:
-        there = dict(exif=len(new.getexif()), xmp=_xmp_of(new), icc_profile=new.info.get('icc_profile'))
-        names = dict(exif='EXIF', xmp='XMP', icc_profile='the colour profile')
-        for k,name in names.items():
-            was = _xmp_of(im) if k == 'xmp' else im.info.get(k)
-            if was and not there[k] and not (meta.strip_gps and k != 'icc_profile'): meta.note(f'{name} dropped')
+        was,now = _says(im),_says(new)
+        for what in was:
+            asked = meta.strip_gps and what in ('EXIF','XMP','comment')
+            if was[what] and not now[what] and not asked: meta.note(f'{what} dropped')
+        deep,flat = depth_of(data, im.format),depth_of(out.getvalue(), new.format)
+        if deep > flat: meta.note(f'{deep} → {flat} bits')
         if im.mode in ('RGB','RGBA') and new.mode in ('P','L','1'): meta.note(f'colours → {new.mode}')
 
 def _flat(res, fmt, background):
