@@ -118,8 +118,9 @@ def _says(im):
     if im.format == 'TIFF': exif = set(im.getexif())-_OF_PIXELS-{274,282,283,296}
     else: exif = im.info.get('exif')
     texts = {k for k in getattr(im, 'text', ()) if k != 'XML:com.adobe.xmp' and not k.startswith('Raw profile type ')}
+    dense = im.info.get('dpi') not in (None, (1,1), (0,0), (72,72))  # Pillow takes 72 for granted
     return {'EXIF':exif, 'XMP':_xmp_of(im), 'the colour profile':im.info.get('icc_profile'), 'texts':texts,
-            'comment':im.info.get('comment'), 'resolution':im.info.get('dpi') not in (None, (1,1), (0,0), (72,72))}  # what Pillow takes for granted
+            'comment':im.info.get('comment'), 'resolution':dense}
 
 def _converted(data, im, out, meta):
     "Say what another format did not take over"
