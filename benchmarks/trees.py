@@ -121,14 +121,14 @@ def engine(args, make, seed, name):
 def together(args, make, seed, _):
     "The scores of an ensemble, of its members and of their plain mean; of the book's mean of a network and a forest"
     df,held,test,y = split(make, args.data, seed, args.rows)
-    start = time.perf_counter()
+    start,used = time.perf_counter(),time.process_time()
     ens = fit_tabular(df, y, models=args.members, valid=0, folds=args.folds, time_limit=args.limit, seed=seed,
-                      verbose=False)
-    seconds = time.perf_counter()-start
+                      time=True if make is bike else None, verbose=False)
+    seconds,used = time.perf_counter()-start,time.process_time()-used
     board = ens.scores(test)
     root = 1 if ens.model.is_class else .5
     xb,yb,_ = ens.rows_of(1, test)
-    res = dict(seconds=seconds, weights=ens.weights.round(3).to_dict(), scores=(board.loss**root).to_dict())
+    res = dict(seconds=seconds, cpu=used, weights=ens.weights.round(3).to_dict(), scores=(board.loss**root).to_dict())
     if {'network','rf'} <= set(ens.names):
         book = [(n in ('network','rf'))/2 for n in ens.names]
         res['book'] = ens.measure(ens.model.mean(ens.model.each(*xb), book), yb)[0]**root

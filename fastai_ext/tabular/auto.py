@@ -6,8 +6,9 @@
 __all__ = ['fit_tabular']
 
 # %% ../../nbs/tabular/auto.ipynb #10940c59
-import importlib.util, time, warnings
+import importlib.util, warnings
 import numpy as np
+from time import perf_counter
 from .dls import tabular_dls
 from .engines import engines
 from .folds import bagged, bagged_network, fold_positions
@@ -39,6 +40,7 @@ def fit_tabular(
     loss=None,         # (probabilities or values, targets) -> a number to make small; None: log loss or squared error
     valid=.1,          # Rows that no member sees and that are reported, as for `tabular_dls`
     y_tfm:tuple=None,  # (function, inverse) of a continuous target, for the trees
+    time=None,         # Column by which rows are in time, or True: as they stand. `valid` and folds are stretches of it
     seed:int=0,        # Seed of the splits and members
     verbose:bool=True, # Print a line for each member?
     network=network_for, # A function of `dls` that gives a fitted network
@@ -47,24 +49,27 @@ def fit_tabular(
     """A fitted `EnsembleLearner`: every member a bag of `folds` fits, weighted out of fold. `leaderboard()` reports on
     the rows of `valid`, which nothing saw. Raises what `tabular_dls` raises, and `ValueError` for models that are
     not known."""
-    start = time.perf_counter()
+    start = perf_counter()
     if time_limit is not None and time_limit <= 0:
         raise ValueError(f"fit_tabular: time_limit={time_limit}; give seconds > 0, or None")
     if weights not in (*rules, 'mean'):
         raise ValueError(f"fit_tabular: weights={weights!r} is not {', '.join(map(repr, rules))} or 'mean'")
     names = _models(models)
-    dls = tabular_dls(df, y, valid=valid, seed=seed, **kwargs) if y is not None else df
+    if y is None: dls,time = df,_rows_in_order(time)
+    else:
+        if time is not None: df,valid = _in_time(df, time, valid)
+        dls = tabular_dls(df, y, valid=valid, seed=seed, **kwargs)
     kind = kind_of_target(dls.train_ds)
     targets = tensors(dls.train_ds, kind=='class')[1][0].numpy()
-    parts = fold_positions(targets, folds or (5 if len(targets) < 50_000 else 3), kind, seed)
+    parts = fold_positions(targets, folds or (5 if len(targets) < 50_000 else 3), kind, seed, time is not None)
     done,oof,seconds = {},{},{}
     for name in names:
-        left = None if time_limit is None else time_limit-(time.perf_counter()-start)
+        left = None if time_limit is None else time_limit-(perf_counter()-start)
         if done and left is not None and left <= 0: break
-        begun = time.perf_counter()
+        begun = perf_counter()
         make = _maker(name, dls, parts, kind, y_tfm, seed, network, metrics)
         res = make(_clock(begun, len(parts), left if done else None))
-        took = time.perf_counter()-begun
+        took = perf_counter()-begun
         if res is None:
             if verbose: print(f'{name:10} left out: it would not be done in time')
             continue
@@ -88,10 +93,28 @@ def _models(models):
     if len(set(models)) < len(models): raise ValueError(f"fit_tabular: models={models} holds a name twice")
     return models
 
+def _rows_in_order(time):
+    if time in (None,False): return None
+    if time is not True:
+        raise ValueError(f"fit_tabular: time={time!r} with dls; sort the rows before, and give time=True")
+    return True
+
+def _in_time(df, time, valid):
+    "(`df` in the order of time, the last rows as `valid` where that is a fraction)"
+    if time is not True:
+        if time not in df: raise KeyError(f"fit_tabular: the frame has no column {time!r} to order the rows by")
+        if np.ndim(valid) or callable(valid):
+            raise ValueError("fit_tabular: time sorts the rows, so positions as valid would mean others; give a "
+                             "fraction, or sort the frame and give time=True")
+        df = df.sort_values(time, kind='stable', ignore_index=True)
+    if np.ndim(valid)==0 and not callable(valid) and valid is not None and 0 < valid < 1:
+        valid = range(len(df)-round(valid*len(df)), len(df))
+    return df,valid
+
 def _clock(begun, n, left):
     "A function of the fold that is done: would all `n` take longer than `left` seconds?"
     def late(i):
-        used = time.perf_counter()-begun
+        used = perf_counter()-begun
         return left is not None and i+1 < n and used/(i+1)*n > left
     return late
 

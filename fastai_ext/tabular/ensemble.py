@@ -33,6 +33,7 @@ def ensemble(
     names:list=None,     # A name for each learner, for the tables
     dls=None,            # The data, where every learner was loaded from a file
     seed:int=0,          # Seed of the split of the validation rows, of the folds, and of the samples of rows
+    time:bool=False,     # With `folds`: the training rows are in the order of time, and each fold is a stretch of it
 )->EnsembleLearner:
     """An `EnsembleLearner` of fitted `learners`, networks and trees. `weights`: `'auto'` selects greedily, `'nnls'` is
     least squares, `'stack'` free weights, `'mean'` equal ones. `loss` is log loss or squared error by default.
@@ -52,7 +53,7 @@ def ensemble(
     w = np.full(len(learners), 1/len(learners)) if how=='mean' or not fixed else given_weights(weights, len(learners))
     center,select,report = 0.,np.arange(0),np.arange(nv)
     if folds:
-        learners,oof,y = refitted(learners, names, dls, folds, refit, kind, seed)
+        learners,oof,y = refitted(learners, names, dls, folds, refit, kind, seed, time)
         if not fixed: w,center = choose(how, oof, y, kind, n, loss, seed)
     elif not fixed:
         xb,y,select,report = _choosing_rows(dls, on, kind, nv, seed)

@@ -22,11 +22,14 @@ def fold_positions(
     folds:int,  # How many, >= 2
     kind:str,   # `'class'`, `'value'` or `'label'`
     seed:int=0, # Seed of the split
+    time:bool=False, # Are the rows in the order of time? Then a fold is a stretch of time
 ):
-    "Pairs of positions: to fit on, and the fold that is left out; of classes each fold has its share"
+    """Pairs of positions: to fit on, and the fold that is left out. At random, of classes each fold has its share; in
+    the order of time a fold is a stretch of it, so that no row is judged by its neighbours"""
     from sklearn.model_selection import KFold, StratifiedKFold
     if folds < 2 or folds > len(y):
         raise ValueError(f"ensemble: folds={folds} of {len(y)} training rows; give 2 or more, for example 5")
+    if time: return [(np.delete(np.arange(len(y)), b), b) for b in np.array_split(np.arange(len(y)), folds)]
     fair = kind=='class' and np.bincount(y.reshape(-1).astype(int)).min() >= folds
     split = (StratifiedKFold if fair else KFold)(folds, shuffle=True, random_state=seed)
     return list(split.split(np.zeros(len(y)), y.reshape(-1) if fair else None))
@@ -98,10 +101,11 @@ def refitted(
     refit,         # How networks are fitted: a function of `dls`, or a dict name -> function
     kind:str,      # `'class'`, `'value'` or `'label'`
     seed:int=0,    # Seed of the folds
+    time:bool=False, # Are the rows in the order of time?
 ):
     "(the members as bags, their out-of-fold predictions, the targets)"
     _,(y,) = tensors(dls.train_ds, kind=='class')
-    parts,members,oof = fold_positions(y.numpy(), folds, kind, seed),[],[]
+    parts,members,oof = fold_positions(y.numpy(), folds, kind, seed, time),[],[]
     for m,name in zip(learners, names, strict=True):
         if isinstance(m, TableLearner): new,out = bagged(m, parts)
         else: new,out = bagged_network(_refit_of(refit, name), dls, parts, kind, name)

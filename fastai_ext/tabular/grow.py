@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fastai.callback.core import CancelBatchException, CancelFitException, CancelTrainException
 from fastai.tabular.core import Categorify
 from .engines import engines
+from .far import Far
 from .learner import TableLearner, Text
 from .model import TreeModel, check_x
 from .rows import proc, rows_dl
@@ -30,8 +31,24 @@ class _Job:
     wgts:np.ndarray
     patience:int
     blocks:int
+    far:object = None     # how trees grow elsewhere
     whole:object = None   # the engine, once it has grown
     stopped:BaseException = None
+
+@dataclass
+class _ToEngine:
+    "Targets as the engine learns them"
+    y_tfm:tuple
+    kind:str
+
+    def __call__(self, y, which='training'):
+        if self.y_tfm:
+            y = self.y_tfm[0](y)
+            bad = ~np.isfinite(y)
+            if bad.any():
+                raise ValueError(f"tree_learner: y_tfm makes {bad.sum()} of {y.size} {which} targets infinite or NaN")
+        if self.kind=='label': y = y.astype('int64')
+        return y[:,0] if y.shape[1]==1 else y
 
 @dataclass
 class _Model:
@@ -66,6 +83,9 @@ class TreeLearner(TableLearner):
         wgts=None,        # A weight >= 0 for each training row; those of the dataloaders by default
         cbs=None,         # `Callback`s for this fit only
         blocks:int=20,    # Steps of the progress bar, >= 1
+        client=None,      # A Dask client, to grow `'xgb'`, `'lgbm'` and forests on its cluster
+        rows=None,        # `'xgb'`: learn these rows, not those of `dls`: frames or files; with `client` a Dask frame
+        cache=None,       # With `rows`, a folder for XGBoost's external memory; None: a temporary one
     ):
         """Fit a new model on the training rows: the same whatever `n_epoch` and `blocks`. The earlier fit is forgotten
         once this one is done: if it is refused, fails or is interrupted, what was there stays. Raises `ValueError`
@@ -78,7 +98,10 @@ class TreeLearner(TableLearner):
         if stops and valid is None:
             warnings.warn(f"fit: there are no validation rows to stop on, so '{engine.name}' grows all its rounds",
                           stacklevel=2)
-        job = _Job(x, y, valid, self.train_weights(len(x), wgts), patience, blocks)
+        far = None
+        if client is not None or rows is not None:
+            far = Far(encoder, _ToEngine(self.y_tfm, self.model.kind), client, rows, cache)
+        job = _Job(x, y, valid, self.train_weights(len(x), wgts), patience if stops and valid else None, blocks, far)
         kept,self._job,self.n_epoch = _Model(engine, self.model.levels, self.encoder),job,n_epoch
         self._take(_Model(engine.fresh(), levels, encoder))
         try:
@@ -111,14 +134,7 @@ class TreeLearner(TableLearner):
         encoder = encoder_of(to, levels, kind=m.kind, vocab=class_names(self.dls))
         return x, self._engine_y(y.numpy(), 'training'), levels, encoder
 
-    def _engine_y(self, y, which):
-        if self.y_tfm:
-            y = self.y_tfm[0](y)
-            bad = ~np.isfinite(y)
-            if bad.any():
-                raise ValueError(f"tree_learner: y_tfm makes {bad.sum()} of {y.size} {which} targets infinite or NaN")
-        if self.model.kind=='label': y = y.astype('int64')
-        return y[:,0] if y.shape[1]==1 else y
+    def _engine_y(self, y, which): return _ToEngine(self.y_tfm, self.model.kind)(y, which)
 
     def _valid_xy(self, levels):
         to = self.dls.valid_ds
@@ -164,7 +180,8 @@ class TreeLearner(TableLearner):
                 job.stopped = e
                 return True
             return False
-        grown = fit_engine(self.model.engine, job.x, job.y, job.valid, job.wgts, job.patience, step)
+        grow = fit_engine if job.far is None else job.far.grow
+        grown = grow(self.model.engine, job.x, job.y, job.valid, job.wgts, job.patience, step)
         asked = job.stopped is None or isinstance(job.stopped, (CancelFitException,CancelTrainException))
         if asked: job.whole = self.model.engine = grown
         if job.stopped is not None: raise job.stopped

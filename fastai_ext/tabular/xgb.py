@@ -58,11 +58,22 @@ class XGB(Booster):
         return xgb.QuantileDMatrix(self.seen(x), ref=ref, max_bin=args.get('max_bin', 256), **told)
 
     def _fit(self, x, y, valid, wgts, patience, step):
-        import xgboost as xgb
         args,rounds = self.booster(patience is not None)
         self.shift = self.shift_of(y)
-        train,evals,calls = self._matrix(x, y-self.shift, args, wgts),[],[]
-        if step is not None: calls.append(_xgb_step(step, rounds))
+        self.grow_on(self._matrix(x, y-self.shift, args, wgts), args, rounds, valid, patience, step)
+
+    def grow_on(self,
+        train,         # A matrix of XGBoost's, its targets less `shift`
+        args,          # Arguments for `xgboost.train`
+        rounds,        # How many at most, >= 1
+        valid=None,    # (x, y) of rows to stop on
+        patience=None, # Rounds without improvement on them before it stops; None: never
+        step=None,     # As for `Engine.fit`
+    ):
+        "Grow the rounds on `train` and take them"
+        import xgboost as xgb
+        evals,calls = [],[]
+        if step is not None: calls.append(step_callback(step, rounds))
         if patience is not None:
             evals.append((self._matrix(valid[0], valid[1]-self.shift, args, ref=train), 'valid'))
             calls.append(xgb.callback.EarlyStopping(rounds=patience, data_name='valid', save_best=True))
@@ -100,7 +111,11 @@ class XGB(Booster):
         return est
 
 # %% ../../nbs/tabular/xgb.ipynb #a603f902
-def _xgb_step(step, total):
+def step_callback(
+    step, # As for `Engine.fit`
+    total,# Rounds in all
+):
+    "XGBoost's callback that tells `step` how far it is"
     from xgboost.callback import TrainingCallback
     class Step(TrainingCallback):
         def after_iteration(self, model, epoch, evals_log):
