@@ -16,7 +16,7 @@ from .engine import Engine, needs
 from .forest import Forest
 from .lgbm import LGBM
 from .several import fit_engine
-from .xgb import XGB, step_callback
+from .xgb import XGB
 
 # %% ../../nbs/tabular/far.ipynb #a329bc62
 @dataclass
