@@ -71,8 +71,8 @@ class Far:
         one = isinstance(self.rows, (str,Path,pd.DataFrame))
         rows = self.rows() if callable(self.rows) else [self.rows] if one else self.rows
         if not callable(self.rows) and iter(rows) is rows:
-            raise TypeError("fit: rows can be gone through only once, and XGBoost goes through them several times; give "
-                            "a list of frames or files, or a function that gives an iterator")
+            raise TypeError("fit: rows can be gone through only once, and XGBoost goes through them several times; "
+                            "give a list of frames or files, or a function that gives an iterator")
         for part in rows:
             if isinstance(part, pd.DataFrame): yield part
             elif str(part).endswith(('.parquet','.pq')): yield pd.read_parquet(part)
