@@ -77,7 +77,9 @@ def client():
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
         with distributed.Client(cluster) as c: yield c
 
-@pytest.mark.parametrize('name,target', [('xgb','value'), ('xgb','three'), ('lgbm','value'), ('lgbm','two'), ('rf','two')])
+pairs = [('xgb','value'), ('xgb','three'), ('lgbm','value'), ('lgbm','two'), ('rf','two')]
+
+@pytest.mark.parametrize('name,target', pairs)
 def test_a_cluster_gives_what_one_machine_gives(client, name, target, tmp_path):
     here,there = grown(target, name),grown(target, name, client=client)
     assert close(there, here, 1e-9 if name=='rf' else .25)
