@@ -63,6 +63,7 @@ from .tabular.auto import *
 from .tabular.explain import *
 from .tabular.effects import *
 from .tabular.drop import *
+from .tabular.far import *
 from .tabular.embed import *
 from .tabular.shapley import *
 from .tabular.related import *

@@ -6,6 +6,7 @@
 __all__ = ['Effect', 'Partial', 'rows_to_explain', 'output_of', 'Share', 'Contributions']
 
 # %% ../../nbs/tabular/effects.ipynb #9f76ca5e
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,8 @@ from ..table import Table
 from .explain import column_groups
 from .grow import TreeLearner
 from .learner import TableLearner
+from .rows import proc
+from .tidy import Tidy
 
 # %% ../../nbs/tabular/effects.ipynb #852b10b9
 @dataclass
@@ -60,6 +63,12 @@ def rows_to_explain(
     to = learn.dls.valid_ds
     if not len(to): raise ValueError(f"{who}: there are no validation rows; give rows=frame")
     frame = to.new(to.all_cols.copy()).decode().items  # `decode` writes into the table that it is called on
+    tidy = proc(to, Tidy)
+    for n in tidy.dates if tidy is not None else ():  # of a date its parts are left; one of them tells it whole
+        elapsed = re.sub('[Dd]ate$', '', n)+'Elapsed'
+        if elapsed not in frame:
+            raise ValueError(f"{who}: the date '{n}' cannot be made again of its parts; give rows=frame")
+        frame[n] = pd.to_datetime(frame[elapsed].round(), unit='s')
     return frame.drop(columns=[c for c in to.y_names if c in frame])
 
 def output_of(
