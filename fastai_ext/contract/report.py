@@ -7,12 +7,11 @@ __all__ = ['verdicts', 'Row', 'Report', 'ContractError', 'Reports']
 
 # %% ../../nbs/contract/report.ipynb #f74497ac
 from dataclasses import dataclass
-from html import escape
 
 from fastcore.foundation import L
 
 from .harness import promises
-from ..table import Table
+from ..table import Table,as_html
 
 # %% ../../nbs/contract/report.ipynb #98887d78
 @dataclass
@@ -93,7 +92,7 @@ class Report:
     def __repr__(self): return f"{self.summary}\n{self.rows!r}" if len(self.rows) else self.summary
     def _repr_html_(self):
         table = self.rows._repr_html_() if len(self.rows) else ''
-        return f'<div class="wide"><p>{escape(self.summary)}</p>{table}</div>'
+        return f'<div class="wide"><p>{as_html(self.summary)}</p>{table}</div>'
 
 # %% ../../nbs/contract/report.ipynb #d78c03f2
 class ContractError(AssertionError):
@@ -140,6 +139,6 @@ class Reports(dict):
         return '\n'.join(res)
 
     def _repr_html_(self):
-        def _line(n, r): return escape(f'{n}: {r.counts}{f" ({r.note})" if r.note else ""}')
+        def _line(n, r): return as_html(f'{n}: {r.counts}{f" ({r.note})" if r.note else ""}')
         counts = ''.join(f'<li>{_line(n, r)}</li>' for n,r in self.items())
         return f'<ul>{counts}</ul>{self.findings._repr_html_() or ""}'
