@@ -242,6 +242,15 @@ def test_05_sixteen_bits_of_a_tiff_stay(tmp_path, channels, order):
     solid,clear = arr(p.alpha()) == 255,arr(p.alpha()) == 0
     assert solid.sum() > 100 and (got[solid][:,:3] == (65535,0,0)).all() and (got[clear] == pixels[clear]).all()
 
+def test_07_another_quality_for_jpegs_leaves_a_tiff_alone(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 65000, (60,80,3), dtype=np.uint16)
+    (tmp_path/'a.tif').write_bytes(tiff_of(pixels))
+    assert save_stamped(tmp_path/'a.tif', tmp_path/'b.tif', nothing, quality=50).notes == ()
+    assert (tmp_path/'b.tif').read_bytes() == (tmp_path/'a.tif').read_bytes()
+    china.save(tmp_path/'c.tif', compression='jpeg')
+    notes = save_stamped(tmp_path/'c.tif', tmp_path/'d.tif', mark, quality=50, strict=True).notes
+    assert 'the JPEG inside keeps its own quality' in notes
+
 def visible(a, b, p, mode='RGBA'):
     "Only the mark differs, and it does"
     x,y = (arr(Image.open(o).convert(mode) if mode else Image.open(o)).astype(int) for o in (a,b))

@@ -145,7 +145,8 @@ def stamp_tiff(
     job,         # A `Stamping`
 ) -> bytes:
     "The TIFF file with the mark on each of its pages"
-    if job.options.quality != 'keep': return stamp_plain(data, im, job, 'TIFF')
+    if job.options.quality != 'keep' and im.info.get('compression') == 'jpeg':
+        job.meta.tell('the JPEG inside keeps its own quality')
     try: return _in_place(data, job)
     except (Elsewhere, ValueError, struct.error, KeyError, IndexError) as e:
         job.meta.note(f'TIFF written anew ({e}): tags and compression may differ')
