@@ -2,12 +2,14 @@
 
 For each model: forward passes, and time in units of one training-mode forward pass of the same model and batch,
 without and with orthogonal matrices first; the goal is 1.3 passes plus the orthogonalization, by torch's
-`orthogonal_` or by our own. Then `orthonormal` against torch's `orthogonal_` on the shapes that these models have.
+`orthogonal_` or by our own. The proof that the weights are fresh, which `force=True` leaves out, has a column of its
+own. Then `orthonormal` against torch's `orthogonal_` on the shapes that these models have.
 Ratios are medians of interleaved runs, so that a busy machine slows both sides."""
 import argparse, copy, statistics, time, warnings
 
 import torch
 from fastai_ext.init.lsuv import lsuv, orthonormal
+from fastai_ext.model.provenance import provenance
 from lsuv import lsuv_with_singlebatch
 from torch import nn
 
@@ -61,31 +63,32 @@ def main():
     x = torch.randn(16,3,32,32)
     print('batch 16, 32 px, one thread; time in training-mode forward passes')
     print(f"{'':10}{'passes':>15}{'time':>18}{'time, orthogonal':>22}{'orthogonalization':>20}"
-          f"{'orthogonal / its goal':>24}")
+          f"{'orthogonal / its goal':>24}{'proof':>9}")
     print(f"{'':10}{'ours':>8}{'lsuv':>7}{'ours':>11}{'lsuv':>7}{'ours':>15}{'lsuv':>7}{'ours/torch':>20}"
-          f"{'torch':>15}{'our own':>9}")
+          f"{'torch':>15}{'our own':>9}{'':>9}")
     for name,m in models():
         if args.only not in name: continue
         theirs = lambda m=m, **kw: lsuv_with_singlebatch(m, x, verbose=False, **kw)
         ps = [o.weight for o in m.modules() if isinstance(o, (nn.Conv2d,nn.Linear))]
         a,b = copy.deepcopy(m),copy.deepcopy(m)
-        n_ours = passes(a, lambda a=a: lsuv(a, x))
+        n_ours = passes(a, lambda a=a: lsuv(a, x, force=True))
         n_theirs = passes(b, lambda b=b: lsuv_with_singlebatch(b, x, do_orthonorm=False, verbose=False))
         start = {k: v.clone() for k,v in m.state_dict().items()}
         def load(m=m, start=start): m.load_state_dict(start)
-        fs = dict(load=load, fwd=lambda m=m: (m.train(), m(x)), ours=lambda m=m: lsuv(m, x),
+        fs = dict(load=load, fwd=lambda m=m: (m.train(), m(x)), ours=lambda m=m: lsuv(m, x, force=True),
                   theirs=lambda load=load, theirs=theirs: (load(), theirs(do_orthonorm=False)),
-                  ours_orth=lambda m=m: lsuv(m, x, orthogonal=True),
+                  ours_orth=lambda m=m: lsuv(m, x, orthogonal=True, force=True),
                   theirs_orth=lambda load=load, theirs=theirs: (load(), theirs()),
+                  proof=lambda load=load, m=m: (load(), provenance(m)),
                   orth=lambda ps=ps: orthogonal_ours(ps), orth_torch=lambda ps=ps: orthogonal_torch(ps))
         r = interleaved(fs, args.n)
-        for k in ('theirs','theirs_orth'): r[k] = [t-l for t,l in zip(r[k], r['load'], strict=True)]
+        for k in ('theirs','theirs_orth','proof'): r[k] = [t-l for t,l in zip(r[k], r['load'], strict=True)]
         within = [statistics.median(t/(1.3*f+o) for t,f,o in zip(r['ours_orth'], r['fwd'], r[k], strict=True))
                   for k in ('orth_torch','orth')]
         times = f"{ratio(r,'ours','fwd'):11.2f}{ratio(r,'theirs','fwd'):7.1f}"
         times += f"{ratio(r,'ours_orth','fwd'):15.2f}{ratio(r,'theirs_orth','fwd'):7.1f}"
         print(f"{name:10}{n_ours:8}{n_theirs:7}{times}{ratio(r,'orth','orth_torch'):20.2f}"
-              f"{within[0]:15.2f}{within[1]:9.2f}", flush=True)
+              f"{within[0]:15.2f}{within[1]:9.2f}{ratio(r,'proof','fwd'):9.2f}", flush=True)
     print('\northonormal against torch.nn.init.orthogonal_, time ratio (below 1: ours is faster)')
     for shape in ((64,3,7,7),(64,64,3,3),(512,512,3,3),(192,192),(576,192),(1000,512),(768,192),(512,4608),(4096,512)):
         r = interleaved(dict(ours=lambda s=shape: orthonormal(s),

@@ -3,6 +3,7 @@
     python benchmarks/init_tournament.py run results.jsonl [--half tune|report] [--tasks a,b] [--starts torch,auto]
     python benchmarks/init_tournament.py table results.jsonl [--half report] [--against torch]
     python benchmarks/init_tournament.py csv results.jsonl > benchmarks/init_tournament.csv
+    python benchmarks/init_tournament.py again results.jsonl [--half report] > benchmarks/init_again.csv
 
 Every start trains every task with SGD (momentum .9) and with Adam, at a constant rate after a warm-up of ten steps.
 The loss on held-out data is read after a short and after a long training. The rate of each start is found by one
@@ -10,6 +11,9 @@ sweep, the same for all: four rates with one seed, then two beside the best; eac
 five other seeds give the figures. All starts of one seed see the same batches, so starts are compared in pairs: the
 mean difference with the 95 % interval of Student's t. Half of the tasks tuned the policy of 'auto', half report
 (`tournament_tasks.py`).
+
+`again` asks whether that was luck: each pair of `init_tournament.csv` in which 'auto' was significantly worse is run
+once more with other seeds, three for the rate of each start and fifteen for the figures.
 
 Each training is a line of JSON in the results, so an interrupted run goes on where it was; `--redo auto` trains that
 start again."""
@@ -164,7 +168,7 @@ def run(args, res):
 
 # the table
 
-t975 = {2: 4.303, 3: 3.182, 4: 2.776}
+t975 = {2: 4.303, 3: 3.182, 4: 2.776, 14: 2.145}
 def paired(a, b):
     "Mean of a - b and half of its 95 % interval"
     d = [x-y for x,y in zip(a, b, strict=True)]
@@ -213,9 +217,34 @@ def as_csv(args, res):
     out.writeheader()
     for r in rows: out.writerow({k: f'{v:.4g}' if isinstance(v, float) else v for k,v in r.items()})
 
+# once more
+
+def steady_rate(res, task, opt, start, length):
+    "Where a sweep with three seeds ends"
+    def at(m):
+        return statistics.mean(res.losses(task, opt, start, task.lr[opt]*m, s, length)[length] for s in (201,202,203))
+    m = min(coarse, key=at)
+    return task.lr[opt]*min((m, m/fine, m*fine), key=at)
+
+def again(args, res):
+    "Repeat what was significantly worse, and print it as a file"
+    with (Path(__file__).parent/'init_tournament.csv').open() as f: rows = list(csv.DictReader(f))
+    print('task,opt,length,rate,base_rate,loss,base,diff,ci,verdict')
+    for r in rows:
+        if (r['start'],r['verdict']) != ('auto','worse') or args.half not in ('', r['half']): continue
+        if args.tasks and r['task'] not in args.tasks.split(','): continue
+        k = tasks[r['task']],r['opt']
+        rate = {s: steady_rate(res, *k, s, r['length']) for s in ('auto','torch')}
+        ours,base = ([res.losses(*k, s, rate[s], seed, r['length'])[r['length']] for seed in range(301,316)]
+                     for s in rate)
+        diff,ci = paired(ours, base)
+        verdict = 'better' if diff < -ci else 'worse' if diff > ci else ''
+        figures = ','.join(f'{v:.4g}' for v in (*rate.values(), statistics.mean(ours), statistics.mean(base), diff, ci))
+        print(f"{r['task']},{r['opt']},{r['length']},{figures},{verdict}", flush=True)
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    ap.add_argument('what', choices=['run','table','csv'])
+    ap.add_argument('what', choices=['run','table','csv','again'])
     ap.add_argument('results')
     ap.add_argument('--half', default='', choices=['','tune','report'])
     ap.add_argument('--tasks', default='', help='names, with commas')
@@ -226,6 +255,7 @@ def main():
     warnings.simplefilter('ignore')
     torch.set_num_threads(1)
     if args.what=='run': run(args, Results(args.results))
+    elif args.what=='again': again(args, Results(args.results))
     elif args.what=='csv': as_csv(args, Results(args.results, frozen=True))
     else: table(args, Results(args.results, frozen=True))
 

@@ -2,13 +2,14 @@
 
     python benchmarks/mup_widths.py run results.jsonl [--nets mlp,conv,transformer] [--opts adam,sgd] [--seeds 3]
     python benchmarks/mup_widths.py table results.jsonl
+    python benchmarks/mup_widths.py csv results.jsonl > benchmarks/mup_widths.csv
 
 For each width a grid of learning rates, each twice as large as the one before, is trained from torch's start for the
 same steps on the same batches. The figure is the mean loss of the last quarter of the steps, on batches never seen
 before, averaged over the seeds. Rows of the table: the best rate at each width, and how much the loss at the rate
 that is best at the base width lies above the best. Each training is a line of JSON in the results, so an interrupted
 run goes on where it was."""
-import argparse, functools, itertools, json, math, statistics, time, warnings
+import argparse, collections, functools, itertools, json, math, statistics, time, warnings
 from pathlib import Path
 
 import torch
@@ -83,12 +84,14 @@ class Transformer(nn.Module):
 
 def per_letter(p, y): return F.cross_entropy(p.flatten(0, 1), y.flatten())
 
-nets = dict(mlp=(mlp, letters, F.cross_entropy, 32, 80), conv=(conv, pictures, F.cross_entropy, 16, 40),
-            transformer=(Transformer, phrases, per_letter, 4, 60))
+nets = dict(mlp=(mlp, letters, F.cross_entropy, 32), conv=(conv, pictures, F.cross_entropy, 16),
+            transformer=(Transformer, phrases, per_letter, 4))
+# SGD needs longer until the best rate is more than a matter of luck
+steps = dict(mlp=dict(adam=80, sgd=80), conv=dict(adam=40, sgd=120), transformer=dict(adam=60, sgd=180))
 optimizers = dict(adam=functools.partial(Adam, wd=0.), sgd=functools.partial(SGD, mom=.9))
 # powers of two
-grids = dict(mlp=dict(adam=(-11,-5), sgd=(-5,1)), conv=dict(adam=(-11,-5), sgd=(-6,0)),
-             transformer=dict(adam=(-11,-5), sgd=(-6,0)))
+grids = dict(mlp=dict(adam=(-11,-5), sgd=(-5,1)), conv=dict(adam=(-11,-5), sgd=(-7,-3)),
+             transformer=dict(adam=(-11,-5), sgd=(-6,-2)))
 
 class Batches:
     def __init__(self, make, n): self.make,self.n = make,n
@@ -106,17 +109,17 @@ class Losses(Callback):
 
 def train(net, opt, how, width, lr, seed):
     "Mean loss of the last quarter of the steps; infinite if it diverges"
-    model,data,loss,bs,steps = nets[net]
+    (model,data,loss,bs),n = nets[net],steps[net][opt]
     torch.manual_seed(seed)
-    dl = Batches(lambda: data(steps, bs, seed), steps)
+    dl = Batches(lambda: data(n, bs, seed), n)
     keep,warm_up = Losses(),ParamScheduler({'lr': combine_scheds([warm, 1-warm],
         [SchedLin(lr/10, lr), SchedNo(lr, lr)])})
     learn = Learner(DataLoaders(dl, dl), model(width), loss, opt_func=optimizers[opt], lr=lr,
                     cbs=[keep, warm_up]).remove_cbs([ProgressCallback, Recorder])
     if how == 'mup': learn.add_cb(MuP(functools.partial(model, widths[0])))
     with learn.no_logging(): learn.fit(1, lr)
-    last = keep.found[-steps//4:]
-    return statistics.mean(last) if len(keep.found)==steps and math.isfinite(sum(last)) else math.inf
+    last = keep.found[-n//4:]
+    return statistics.mean(last) if len(keep.found)==n and math.isfinite(sum(last)) else math.inf
 
 # the sweep
 
@@ -127,8 +130,9 @@ def run(args):
     done,began = {tuple(r[k] for k in key) for r in read(args.results)},time.perf_counter()
     for width in map(int, args.widths.split(',')):
         for net,opt in itertools.product(args.nets.split(','), args.opts.split(',')):
-            low,high = grids[net][opt]
-            hows = ('mup','torch') if width > widths[0] else ('torch',)  # at the base width they are the same
+            low,high = map(int, args.powers.split(',')) if args.powers else grids[net][opt]
+            # at the base width they are the same
+            hows = args.hows.split(',') if width > widths[0] else ('torch',)
             for k in itertools.product((net,), (opt,), hows, (width,), range(low, high+1), range(args.seeds)):
                 if k in done: continue
                 row = dict(zip(key, k, strict=True), loss=train(net, opt, k[2], width, 2.**k[4], k[5]))
@@ -154,17 +158,30 @@ def table(args):
         print(f'{net:12} {opt:5} {how:9}' + ''.join(f'{best[w]:7}' for w in ws) + '     '
               + ''.join(f'{100*cost[w]:7.1f}%' for w in ws))
 
+def as_csv(args):
+    "The mean losses as a file, with four digits"
+    print('net,opt,how,width,power,loss,seeds')
+    rows = read(args.results)
+    seeds = collections.Counter((*(r[k] for k in key[:5]),) for r in rows)
+    for (net,opt,how),ws in curves(rows).items():
+        for w,ps in ws.items():
+            for p,loss in ps.items():
+                n = seeds[net, opt, 'torch' if w==widths[0] else how, w, p]
+                print(f'{net},{opt},{how},{w},{p},{loss:.4g},{n}')
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    ap.add_argument('what', choices=['run','table'])
+    ap.add_argument('what', choices=['run','table','csv'])
     ap.add_argument('results')
     ap.add_argument('--nets', default='mlp,conv,transformer')
     ap.add_argument('--opts', default='adam,sgd')
-    ap.add_argument('--seeds', type=int, default=2)
+    ap.add_argument('--seeds', type=int, default=3)
     ap.add_argument('--widths', default=','.join(map(str, widths)))
+    ap.add_argument('--hows', default='mup,torch')
+    ap.add_argument('--powers', default='', help='lowest and highest power of two; --powers=-9,-5')
     args = ap.parse_args()
     warnings.simplefilter('ignore')
     torch.set_num_threads(1)
-    (run if args.what=='run' else table)(args)
+    dict(run=run, table=table, csv=as_csv)[args.what](args)
 
 if __name__ == '__main__': main()

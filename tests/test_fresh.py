@@ -280,6 +280,43 @@ def test_fresh_layers_are_fresh(make, move):
     torch.manual_seed(0)
     assert provenance(move(make())) == {}
 
+def test_zeros_that_chance_makes_and_zeros_that_somebody_chose():
+    "A generator makes a zero once in 2²⁴ numbers; a padding row is usual; anything else is a mask"
+    torch.manual_seed(0)
+    for make in (lambda: torch.randn(256,256), lambda: torch.rand(256,256)*2-1):
+        t = make()
+        assert draw(t).random
+        t[0,0] = t[0,8] = 0
+        assert draw(t).random
+        t[3] = 0
+        assert not draw(t).random
+        t[3] = make()[3]
+        t[:,:20] = 0
+        assert not draw(t).random
+    assert draw(nn.Embedding(30,8,padding_idx=1).weight).random
+    small = torch.randn(16,16)
+    small[3,3] = 0
+    assert not draw(small).random
+
+@pytest.mark.parametrize('cut', [2,3,100])
+def test_truncated_normals_are_fresh_and_a_trained_row_or_column_is_not(cut):
+    torch.manual_seed(0)
+    for shape in ((64,64),(64,48),(300,200)) if cut > 2 else ((300,200),):
+        t = nn.init.trunc_normal_(torch.empty(shape), std=.02, a=-cut*.02, b=cut*.02)
+        assert draw(t).random
+        for k in range(0, 32, 3):
+            for part in (lambda w, k=k: w[k], lambda w, k=k: w[:,k]):
+                one = t.clone()
+                part(one).mul_(1 + 1e-5*torch.randn(len(part(one))))
+                assert not draw(one).random
+
+def test_single_numbers_and_odd_shapes_are_looked_at_without_harm():
+    m = nn.Sequential(nn.Linear(8,64), nn.Linear(64,3))
+    m.temperature,m.empty = nn.Parameter(torch.tensor(2.6592)),nn.Parameter(torch.empty(0))
+    m.deep = nn.Parameter(torch.ones(1,1,1,1,1))
+    assert provenance(m) == {'empty': provenance(m)['empty']}
+    assert {r.name for r in init_plan(m).changed} == {'0.weight','0.bias','1.weight','1.bias'}
+
 def test_half_precision_is_left_alone_and_said():
     why = set(provenance(net().half()).values())
     assert why and all('float16' in o for o in why)

@@ -131,7 +131,8 @@ def own_formula():
     whisper = dict(vocab_size=100, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
                    decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64, decoder_start_token_id=1)
     yield 'whisper', lambda: t.WhisperModel(t.WhisperConfig(**whisper, **ids)), 'embed_positions'
-    bert = dict(**text, num_attention_heads=4, intermediate_size=64, cls_token_id=3, sep_token_id=4)
+    bert = dict(vocab_size=200, hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
+                cls_token_id=3, sep_token_id=4)
     yield 'modernbert', lambda: t.ModernBertModel(t.ModernBertConfig(**bert, **ids)), 'nothing'
 
 @pytest.mark.filterwarnings('ignore')

@@ -138,7 +138,7 @@ def _draw(ws):
     if len(w.params) > 1: return _normed(w)
     bounds = _bounds(w)
     if w.is_matrix and w.param.numel() == 1: return _single(w, bounds)
-    quarter = len(w.param) % 4 == 0 and w.param.dim() > 2
+    quarter = w.param.dim() > 2 and len(w.param) % 4 == 0
     if quarter and torch.equal(w.data[0::4], w.data[1::4]): return _repeated(w, bounds)
     found = draw(w.param, bounds)
     if found.kind == 'pattern' and len(ws) > 1 and all(len(o.data.unique()) == 1 for o in ws): return Draw('constant')
