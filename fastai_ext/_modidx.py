@@ -3573,6 +3573,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'fastai_ext/vision/files/plain.py'),
                                                'fastai_ext.vision.files.plain._how': ( 'vision/files/plain.html#_how',
                                                                                        'fastai_ext/vision/files/plain.py'),
+                                               'fastai_ext.vision.files.plain._same_blocks': ( 'vision/files/plain.html#_same_blocks',
+                                                                                               'fastai_ext/vision/files/plain.py'),
                                                'fastai_ext.vision.files.plain._same_colours': ( 'vision/files/plain.html#_same_colours',
                                                                                                 'fastai_ext/vision/files/plain.py'),
                                                'fastai_ext.vision.files.plain._says': ( 'vision/files/plain.html#_says',

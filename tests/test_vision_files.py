@@ -421,11 +421,13 @@ def test_a_heic_keeps_its_sampling_its_colours_and_which_picture_is_shown(tmp_pa
     heif()
     nclx = dict(color_primaries=9, transfer_characteristics=16, matrix_coefficients=9, full_range_flag=1)
     second = china.transpose(Image.Transpose.FLIP_LEFT_RIGHT).resize((200,150))
-    china.save(tmp_path/'a.heic', save_all=True, append_images=[second], primary_index=1, chroma=444, nclx_profile=nclx)
+    china.save(tmp_path/'a.heic', save_all=True, append_images=[second], primary_index=1, chroma=444, nclx_profile=nclx,
+               thumbnails=[64])
     save_stamped(tmp_path/'a.heic', tmp_path/'b.heic', mark)
     x,y = (Image.open(tmp_path/f'{n}.heic') for n in 'ab')
     assert x.size == y.size == (200,150) and y.n_frames == 2
     assert (y.info['chroma'],y.info['nclx_profile']) == (x.info['chroma'],x.info['nclx_profile'])
+    assert y.info['thumbnails'] == x.info['thumbnails'] == [64]
     assert y.info['chroma'] == 444 and y.info['nclx_profile']['color_primaries'] == 9
 
 def test_an_icon_of_macos_keeps_its_sizes(tmp_path):
@@ -442,6 +444,17 @@ def test_an_icon_of_macos_keeps_its_sizes(tmp_path):
     x,y = (Image.open(tmp_path/f'{n}.icns') for n in 'cd')
     assert sorted(x.info['sizes']) == sorted(y.info['sizes'])
     for size in x.info['sizes']: assert x.icns.getimage(size).size == y.icns.getimage(size).size
+
+@pytest.mark.parametrize('code', ('DXT1','DXT3','DXT5'))
+def test_blocks_of_a_dds_that_lie_under_no_mark_stay(tmp_path, code):
+    im = china.resize((162,107))
+    if code != 'DXT1': im.putalpha(Image.linear_gradient('L').resize(im.size))
+    im.save(tmp_path/'a.dds', pixel_format=code)
+    p = save_stamped(tmp_path/'a.dds', tmp_path/'b.dds', mark)
+    x,y = (arr(Image.open(tmp_path/f'{n}.dds').convert('RGBA')).astype(int) for n in 'ab')
+    touched = np.zeros(x.shape[:2], bool)
+    for (l,t,r,b),_ in p.pieces(): touched[t//4*4:-(-b//4)*4,l//4*4:-(-r//4)*4] = True
+    assert (x == y)[~touched].all() and (x != y)[arr(p.alpha()) > 0].any(-1).mean() > .5 and touched.mean() < .5
 
 def test_a_palette_with_alpha_keeps_it(tmp_path):
     im = Image.new('P', (40,30))

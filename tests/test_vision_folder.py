@@ -341,6 +341,7 @@ def test_a_picture_that_kills_its_worker_is_named(src, tmp_path, monkeypatch):
     (('{src}','{tmp}/dst','--text','日本'), 'no glyph'),
     (('{src}','{tmp}/dst','--lossless','--quality','80'), "leave quality='keep'"),
     (('{src}','{tmp}/dst','--font','No Such Font'), 'no font is called'),
+    (('{src}','{tmp}/dst','--report','{src}/d0/0000.jpg'), 'is the name of a picture'),
 ])
 def test_one_clear_line(src, tmp_path, capfd, args, says):
     (tmp_path/'empty').mkdir()

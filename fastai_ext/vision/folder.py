@@ -8,7 +8,7 @@ __all__ = ['FolderRun', 'stamp_folder']
 # %% ../../nbs/vision/folder.ipynb #2240e4e5
 import contextlib, json, os, pickle, sys, tempfile, time, unicodedata
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, wait
-from .files.find import walk_pictures
+from .files.find import left_out, walk_pictures
 from .files.jpeg import check_jpegtran
 from .files.options import stamp_options, takes_options
 from .files.record import Record, mark_digest
@@ -57,6 +57,9 @@ class FolderRun(Counts):
             raise ValueError(f"stamp_folder: other processes cannot import {type(self.mark).__name__} from here; move "
                              "it to a module, or give n_workers=1")
         if self.options.lossless and not self.executor: check_jpegtran('stamp_folder')
+        if self.report is not None and not left_out(self.report):
+            raise ValueError(f"stamp_folder: report={os.fspath(self.report)!r} is the name of a picture; give one such "
+                             "as report.jsonl")
         if not os.path.exists(src): raise FileNotFoundError(f"stamp_folder: there is no folder {src}")
         if not os.path.isdir(src):
             raise NotADirectoryError(f"stamp_folder: {src} is not a folder; for one file there is save_stamped")

@@ -99,6 +99,7 @@ def stamp_plain(
         raise ValueError(f'save_stamped: {fmt} cannot hold a picture of mode {frames[0].mode}; give {name} another '
                          f'suffix, such as .png{alpha}') from e
     if same and fmt == 'AVIF': out = io.BytesIO(_same_colours(out.getvalue(), data))
+    if same and fmt == 'DDS': out = io.BytesIO(_same_blocks(out.getvalue(), data, job.p))
     if same: _compare(data, im, out, fmt, meta)
     else: _converted(data, im, out, meta)
     return out.getvalue()
@@ -157,7 +158,8 @@ def _avif_sampling(data):
     if colour is None: return dict(subsampling='4:0:0') if flags else {}
     return dict(subsampling={0:'4:4:4', 8:'4:2:2', 12:'4:2:0'}.get(colour & 12, '4:4:4'))
 
-_OF_HEIF = ('nclx_profile','chroma','content_light_level','mastering_display_colour_volume','pixel_aspect_ratio')
+_OF_HEIF = ('nclx_profile','chroma','thumbnails','content_light_level','mastering_display_colour_volume',
+            'pixel_aspect_ratio')
 
 def _heif_colours(im):
     "What a HEIC says of its colours"
@@ -170,6 +172,18 @@ def _same_colours(out, data):
     new = bytearray(out)
     for m in re.finditer(b'colrnclx', out[:20_000]): new[m.end():m.end()+4] = data[at+8:at+12]
     return bytes(new)
+
+def _same_blocks(out, data, p):
+    "The DDS `out` with the compressed blocks of `data` wherever no mark lies"
+    code = data[84:88]
+    if code not in (b'DXT1',b'DXT3',b'DXT5') or (code,data[12:20]) != (out[84:88],out[12:20]): return out
+    size,across,down = 8 if code == b'DXT1' else 16,-(-p.size[0]//4),-(-p.size[1]//4)
+    blocks = bytearray(data[128:128+size*across*down])
+    for (l,t,r,b),_ in p.pieces():
+        for row in range(t//4, -(-b//4)):
+            begin,end = ((row*across+column)*size for column in (l//4, -(-r//4)))
+            blocks[begin:end] = out[128+begin:128+end]
+    return out[:128]+blocks+out[128+len(blocks):]
 
 def _how(im, fmt, q, same, data):
     "The arguments of `Image.save` that say how to store the pixels"
