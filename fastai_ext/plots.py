@@ -17,6 +17,7 @@ def label_lines(
     """Write the `label` of each line at its right end, in the line's colour; lines without one stay without a name.
 
     Names keep the order of the lines' ends and move no further than they must (isotonic regression)."""
+    ax.get_xlim(), ax.get_ylim()  # matplotlib chooses limits that were left to it when it is asked
     lines = [o for o in ax.get_lines() if not o.get_label().startswith('_') and len(o.get_xdata())]
     ends = sorted(((_end(ax, o),o) for o in lines if not _is_vertical(o)), key=lambda p: p[0][1])
     per_point,texts = ax.figure.dpi/72,[]
