@@ -2571,6 +2571,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'fastai_ext/tabular/effects.py'),
                                             'fastai_ext.tabular.effects._boosts': ( 'tabular/effects.html#_boosts',
                                                                                     'fastai_ext/tabular/effects.py'),
+                                            'fastai_ext.tabular.effects._in_order': ( 'tabular/effects.html#_in_order',
+                                                                                      'fastai_ext/tabular/effects.py'),
                                             'fastai_ext.tabular.effects._parts': ( 'tabular/effects.html#_parts',
                                                                                    'fastai_ext/tabular/effects.py'),
                                             'fastai_ext.tabular.effects.output_of': ( 'tabular/effects.html#output_of',

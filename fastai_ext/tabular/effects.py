@@ -71,6 +71,12 @@ def rows_to_explain(
         frame[n] = pd.to_datetime(frame[elapsed].round(), unit='s')
     return frame.drop(columns=[c for c in to.y_names if c in frame])
 
+def _in_order(values):
+    "Numbers that are categories, and dates, by size; names as they are"
+    if any(isinstance(v, (str,bool)) for v in values): return values
+    try: return sorted(values)
+    except TypeError: return values
+
 def output_of(
     learn,  # A learner
     target, # Name of a class or target; None: the second of two classes, else the first
@@ -105,7 +111,7 @@ def partial(self:TableLearner,
     col,i_name = frame[column],output_of(self, target)
     numbers = pd.api.types.is_numeric_dtype(col) and not pd.api.types.is_bool_dtype(col)
     if numbers: values = np.unique(np.nanquantile(col.to_numpy('float64'), np.linspace(0, 1, n))).tolist()
-    else: values = col.value_counts().index[:n].tolist()
+    else: values = _in_order(col.value_counts().index[:n].tolist())
     def given(v): return pd.Series([v]*len(frame), index=frame.index).astype('float64' if numbers else col.dtype)
     asked = pd.concat([frame.assign(**{column: given(v)}) for v in values], ignore_index=True)
     with self.no_bar(), self.no_logging(): preds = self.get_preds(dl=asked)[0].numpy()
