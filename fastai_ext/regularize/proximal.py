@@ -130,13 +130,13 @@ def prox_group_(
     denom,scale = step.denominator(),step.scale*strength
     moved = torch.div(w, denom, out=scratch(w, 1))
     # means over the group of t, and roots of those of t**2 and t**4, all beside the norm
-    length = norm.clamp(min=tiny)
-    by_norm = scale/length
-    mean = torch.linalg.vecdot(w, moved)[:,None]/length/length*by_norm
-    second = torch.linalg.vector_norm(moved, dim=1, keepdim=True)/length*by_norm
-    fourth = torch.linalg.vector_norm(moved.div_(denom), dim=1, keepdim=True)/length*by_norm.square()
     known = norm > _shortest(w)
-    long = (second*fourth > 1e-7) & known  # what the series leaves out, by Cauchy and Schwarz
+    short = torch.where(known, norm, 1.).reciprocal_()
+    by_norm = scale*short
+    mean = torch.linalg.vecdot(w, moved)[:,None].mul_(short).mul_(short).mul_(by_norm)
+    second = torch.linalg.vector_norm(moved, dim=1, keepdim=True).mul_(short).mul_(by_norm)
+    fourth = torch.linalg.vector_norm(moved.div_(denom), dim=1, keepdim=True).mul_(short).mul_(by_norm).mul_(by_norm)
+    long = ~(second*fourth <= 1e-7) & known  # what the series leaves out, by Cauchy and Schwarz; or it is no number
     r = torch.where(known, norm*(1 - mean + 1.5*(second.square() - mean.square())), 0.)
     rows = long[:,0].nonzero()[:,0]
     if len(rows): solved = prox_group(w[rows], (scale[rows] if torch.is_tensor(scale) else scale)/denom[rows])

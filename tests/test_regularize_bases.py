@@ -1,0 +1,279 @@
+"Strengths come and go with the fit, regularizers act in their order, on what is alive, and show what they add"
+from functools import partial
+
+import pytest, torch
+from fastai.callback.core import Callback
+from fastai.callback.fp16 import NonNativeMixedPrecision, _copy_state, get_master
+from fastai.callback.schedule import SchedCos, lr_find  # noqa: F401  gives a learner `lr_find`
+from fastai.data.core import DataLoaders
+from fastai.data.load import DataLoader
+from fastai.learner import Learner
+from fastai.losses import MSELossFlat
+from fastai.optimizer import Adam, OptimWrapper, SGD
+from fastai.torch_core import set_seed
+from torch import nn
+
+from fastai_ext.regularize import steps
+from fastai_ext.regularize.activation import ActivationL1, ActivationL2
+from fastai_ext.regularize.anchor import L2SP
+from fastai_ext.regularize.constraint import MaxNorm, NonNeg, UnitNorm
+from fastai_ext.regularize.fused import FusedAdam, leave
+from fastai_ext.regularize.group import GroupLasso
+from fastai_ext.regularize.orthogonal import Orthogonal
+from fastai_ext.regularize.penalty import L1, L2, ElasticNet
+from fastai_ext.regularize.proximal import prox_group, prox_group_, prox_l1
+from fastai_ext.regularize.report import Sparsity
+
+torch_adam = partial(OptimWrapper, opt=torch.optim.Adam)
+torch_sgd = partial(OptimWrapper, opt=torch.optim.SGD)
+momentum = partial(SGD, mom=.9)
+
+def net(): return nn.Sequential(nn.Linear(4,6), nn.Tanh(), nn.Linear(6,1))
+def two(m): return [list(m[:2].parameters()), list(m[2:].parameters())]
+
+def learner(*cbs, model=None, n=3, **kwargs):
+    set_seed(0)
+    model = net() if model is None else model
+    rows = list(zip(torch.randn(8*n,4), torch.randn(8*n,1), strict=True))
+    dls = DataLoaders(DataLoader(rows, bs=8), DataLoader(rows[:8], bs=8))
+    return Learner(dls, model, MSELossFlat(), cbs=list(cbs), **{'opt_func': SGD, **kwargs})
+
+def fit(learn, *args, **kwargs):
+    with learn.no_bar(), learn.no_logging(): learn.fit(*args, **kwargs)
+    return learn
+
+def weights(learn): return [p.detach().clone() for p in learn.model.parameters() if p.ndim > 1]
+
+# what the column shows, and that the three functions of a penalty belong together
+
+def gap(w): return (w@w.T if len(w) <= w.shape[1] else w.T@w) - torch.eye(min(w.shape))
+
+by_hand = {  # of the two weights, with strengths .1 and .3
+    'l1': (lambda: L1([.1,.3]), lambda v,w: .1*v.abs().sum() + .3*w.abs().sum()),
+    'l2': (lambda: L2([.1,.3]), lambda v,w: .05*v.square().sum() + .15*w.square().sum()),
+    'elasticnet': (lambda: ElasticNet([.1,.3], .2),
+                   lambda v,w: .1*v.abs().sum() + .3*w.abs().sum() + .1*(v.square().sum()+w.square().sum())),
+    'grouplasso': (lambda: GroupLasso([.1,.3], by_size=True),
+                   lambda v,w: .1*2*v.norm(dim=1).sum() + .3*6**.5*w.norm(dim=1).sum()),
+    'orthogonal': (lambda: Orthogonal([.1,.3]), lambda v,w: .1*gap(v).norm()**2 + .3*gap(w).norm()**2),
+    'l2sp': (lambda: L2SP(.1, .3), lambda v,w: .15*w.square().sum()),
+}
+
+@pytest.mark.parametrize('name', by_hand)
+def test_the_column_shows_the_penalty(name):
+    make,value = by_hand[name]
+    cb = make()
+    learn = fit(learner(cb, splitter=two), 1, 0.)
+    want = value(*weights(learn)).item()
+    assert learn.recorder.metric_names[3]==name and learn.recorder.values[-1][2]==pytest.approx(want, rel=1e-5)
+    assert cb.value()==pytest.approx(want, rel=1e-5)
+
+def test_l2sp_shows_the_distance_from_the_start():
+    cb = L2SP(.4, 0.)
+    start = weights(learn := learner(cb, splitter=two))
+    fit(learn, 1, .1)
+    assert cb.value()==pytest.approx(.2*(weights(learn)[0]-start[0]).square().sum().item(), rel=1e-5)
+
+@pytest.mark.parametrize('act,cls', [(lambda a: a.abs().sum(), ActivationL1), (lambda a: a.square().sum()/2, ActivationL2)])
+def test_an_activation_penalty_shows_the_mean_of_its_epoch(act, cls):
+    learn = fit(learner(cls(.3)), 2, 0.)
+    m = learn.model
+    outs = [act(m[:2](x))/len(x) for x,_ in learn.dls.train]
+    want = .3*torch.stack(outs).mean().item()
+    assert [r[2] for r in learn.recorder.values]==pytest.approx([want]*2, rel=1e-5)
+
+@pytest.mark.parametrize('cb,strengths', [(L1(.1), dict(l1=.3)), (L2(.1), dict(l2=.3)),
+                                          (ElasticNet(.1,.1), dict(l1=.3, l2=.2))])
+def test_norm_gradient_and_step_belong_together(cb, strengths):
+    "The gradient is that of the norm, and the step solves w + t*gradient(w) = v where w is not 0"
+    w = torch.randn(5, 7, dtype=torch.float64, requires_grad=True)
+    cb.norm(w, **strengths).backward()
+    torch.testing.assert_close(cb.grad(w.detach(), **strengths), w.grad)
+    for t in (.5, torch.rand(5, 7, dtype=torch.float64)):
+        v = torch.randn(5, 7, dtype=torch.float64)
+        new,same = cb.prox(v, t, **strengths),v.clone()
+        cb.prox_(same, t, **strengths)
+        torch.testing.assert_close(new, same)
+        on = new != 0
+        torch.testing.assert_close((new + t*cb.grad(new, **strengths))[on], v[on])
+
+def test_many_short_steps_are_exact():
+    "The series for groups whose steps are short beside their norm, to nine digits"
+    g = torch.Generator().manual_seed(0)
+    w,square = (torch.randn(20, 30, generator=g, dtype=torch.float64) for _ in range(2))
+    step = steps.Adaptive(square.square()+.1, 1., 0.)
+    got = w.clone()
+    prox_group_(got, step, 2e-3)
+    want = prox_group(w, 2e-3*step.tensor())
+    t = (2e-3*step.tensor()/w.norm(dim=1, keepdim=True))
+    assert 1e-4 < t.mean() < 3e-3
+    assert ((got-want).norm(dim=1)/w.norm(dim=1)).max() < 3e-8
+    rough = w*(1 - (w.square()*t).sum(1, keepdim=True)/w.square().sum(1, keepdim=True))
+    assert ((rough-want).norm(dim=1)/w.norm(dim=1)).min() > 1e-6  # one number for a group does not come near
+
+@pytest.mark.parametrize('size', [0., 1e-30, 1e-12])
+def test_rows_of_zero_and_tiny_rows_become_zero(size):
+    "Also where the step is so long that it overflows beside them"
+    w = torch.full((3,2), size)
+    w[2] = 5.
+    prox_group_(w, steps.Adaptive(torch.ones(3,2), 10., 1e-5), 1e-1)
+    assert (w[:2]==0).all() and w[2].norm().item()==pytest.approx(50**.5-1, rel=1e-4)
+
+def test_a_group_at_its_limit():
+    "A group is 0 where the norm of w/t is at most 1, and the rest solves its equation"
+    t = torch.tensor([[1.,2.,.5]]*3, dtype=torch.float64)
+    for size,zero in ((.99, True), (1.01, False), (1.6, False)):
+        w = t*size/3**.5
+        new = prox_group(w, t)
+        assert (new==0).all()==zero
+        if not zero: torch.testing.assert_close(new + t*new/new.norm(dim=1, keepdim=True), w)
+    assert prox_group(torch.tensor([[3.,4.]]), 6.).tolist()==[[0.,0.]]
+    assert prox_group(torch.zeros(1,2), torch.tensor([[0.,1.]])).tolist()==[[0.,0.]]
+
+# strengths
+
+@pytest.mark.parametrize('opt', [SGD, Adam, torch_sgd, torch_adam])
+def test_strengths_come_and_go(opt):
+    "They are the optimizer's while a fit runs, and nothing of them is left behind"
+    seen = []
+    class See(Callback):
+        order = 60
+        def before_step(self): seen.append([dict(h) for h in self.opt.hypers])
+    learn = learner(L1([.1,.3]), ElasticNet(.2, .4), See(), opt_func=opt, splitter=two)
+    learn.create_opt()
+    def known():
+        names = [sorted(m) for m in (learn.opt.fwd_map,learn.opt.bwd_map)] if hasattr(learn.opt, 'fwd_map') else []
+        raw = [sorted(g) for g in learn.opt.opt.param_groups] if hasattr(learn.opt, 'opt') else []
+        return names,raw,[sorted(h) for h in learn.opt.hypers]
+    before = known()
+    fit(learn, 1, .01)
+    assert known()==before and len(seen)==3
+    assert [h['l1'] for h in seen[0]]==[.1,.3] and [h['elasticnet_l2'] for h in seen[0]]==[.4,.4]
+    assert learn.l1.strengths()==[{'l1': .1},{'l1': .3}]  # those of the end of the fit
+
+def test_lr_find_takes_the_largest_of_a_schedule():
+    seen = []
+    class See(Callback):
+        order = 60
+        def before_step(self): seen.append(self.opt.hypers[0]['l1'])
+    with (learn := learner(L1(SchedCos(0., .1)), See())).no_bar(): learn.lr_find(num_it=6, show_plot=False)
+    assert len(set(seen))==1 and seen[0]==pytest.approx(.1)
+
+@pytest.mark.parametrize('opt', [SGD, Adam, FusedAdam, torch_adam])
+@pytest.mark.parametrize('make', [partial(L1, [0.,.3]), partial(L1, [0.,.3], how='grad'), partial(GroupLasso, [0.,.3])])
+def test_a_group_of_strength_0_is_left_alone(make, opt):
+    "One step: the first group moves as without it, the second does not"
+    a,b = (weights(fit(learner(*cbs, n=1, splitter=two, opt_func=opt), 1, .1)) for cbs in ([make()], []))
+    assert (a[0]==b[0]).all() and (a[1]!=b[1]).any()
+
+def test_a_constraint_by_group():
+    for p,top in zip(weights(fit(learner(MaxNorm([.2,.1]), splitter=two), 1, .1)), (.2,.1), strict=True):
+        assert p.norm(dim=1).max().item()==pytest.approx(top, rel=1e-5)
+
+def test_columns_of_training_and_validation():
+    "With metrics of both, each penalty stands under its own name"
+    learn = learner(L1(.1), L2(.2), GroupLasso(.3), metrics=lambda p,y: (p-y).abs().mean())
+    learn.recorder.train_metrics = True
+    fit(learn, 1, 0.)
+    row = dict(zip(learn.recorder.metric_names[1:], learn.recorder.values[-1], strict=False))
+    for cb in (learn.l1, learn.l2, learn.group_lasso):
+        assert [v for k,v in row.items() if k.split('_')[-1]==cb.label]==pytest.approx([cb.value()]*2)
+
+# who is meant, who is alive, and who comes last
+
+class Odd(nn.Module):
+    "Norms with more than one axis, a slope, a layer that is never used"
+    def __init__(self):
+        super().__init__()
+        self.inn,self.norm,self.slope = nn.Linear(4,6),nn.LayerNorm((2,3)),nn.PReLU(6)
+        self.out,self.unused = nn.Linear(6,1),nn.Linear(6,6)
+    def forward(self, x): return self.out(self.slope(self.norm(self.inn(x).view(-1,2,3)).flatten(1)))
+
+def test_matrices_are_meant_and_nothing_else():
+    learn = fit(learner(cb := L1(.1), model=Odd()), 1, .01)
+    assert [h.weight.full_name for h in cb._held]==['inn.weight','out.weight','unused.weight']
+    report = learn.sparsity_report()
+    assert isinstance(report, Sparsity) and [r.name for r in report]==['inn.weight','out.weight','unused.weight']
+
+@pytest.mark.parametrize('opt', [momentum, Adam, FusedAdam, torch_adam])
+@pytest.mark.parametrize('make', [partial(L1, .5), partial(L2, .5), partial(GroupLasso, .5), partial(MaxNorm, .01), UnitNorm, NonNeg,
+                                  partial(Orthogonal, .5), partial(L2SP, .5, .5)])
+def test_what_gets_no_gradient_stays(make, opt):
+    model = Odd()
+    before = model.unused.weight.detach().clone()
+    fit(learner(make(), model=model, opt_func=opt), 1, .05)
+    assert (model.unused.weight==before).all()
+
+def test_a_projection_has_the_last_word():
+    for p in weights(fit(learner(L1(.3), GroupLasso(.1), UnitNorm()), 1, .1)):
+        r = p.norm(dim=1)
+        torch.testing.assert_close(r[r > 0], torch.ones_like(r[r > 0]), atol=1e-6, rtol=0)
+
+@pytest.mark.parametrize('opt,cbs', [(o, c) for o in (SGD, FusedAdam) for c in (0, 1)])
+def test_sparse_group_lasso(opt, cbs):
+    "Together `L1` and `GroupLasso` are the proximal step of both, in whatever order they are given"
+    both = [L1(.3), GroupLasso(.4)]
+    learn = fit(learner(*(both[::-1] if cbs else both), n=1, opt_func=opt), 1, .1)
+    plain = fit(learner(n=1, opt_func=opt), 1, .1)
+    for a,b in ((learn.model[i].weight, plain.model[i].weight) for i in (0,2)):
+        t = steps.step_size(plain.opt, b, plain.opt.hypers[0])
+        t = t.double() if torch.is_tensor(t) else t
+        want = prox_group(prox_l1(b.detach().double(), t*.3), t*.4)
+        torch.testing.assert_close(a.detach().double(), want, atol=1e-6, rtol=1e-4)
+    assert (learn.model[0].weight==0).any() or opt is SGD
+
+@pytest.mark.parametrize('opt', [SGD, Adam, FusedAdam, torch_adam])
+def test_rows_by_their_size(opt):
+    "The strength of a row is multiplied by the root of its length"
+    a,b = (fit(learner(*cbs, n=1, opt_func=opt), 1, .1) for cbs in ([GroupLasso(.2, by_size=True)], []))
+    for i,size in ((0,4), (2,6)):
+        v = b.model[i].weight
+        t = steps.step_size(b.opt, v, b.opt.hypers[0])
+        t = t.double() if torch.is_tensor(t) else t
+        want = prox_group(v.detach().double(), .2*size**.5*t)
+        torch.testing.assert_close(a.model[i].weight.detach().double(), want, atol=1e-6, rtol=1e-4)
+
+def test_rows_by_their_size_through_the_gradient():
+    class Given(Callback):
+        order = 90
+        def before_step(self): self.seen = self.model[0].weight.grad.clone()
+    a,b = (fit(learner(Given(), *cbs, n=1), 1, 0.) for cbs in ([GroupLasso(.2, by_size=True, how='grad')], []))
+    w = a.model[0].weight.detach()
+    torch.testing.assert_close(a.given.seen-b.given.seen, .2*2*w/w.norm(dim=1, keepdim=True))
+
+def test_zero_groups_are_wholly_zero():
+    learn = fit(learner(cb := GroupLasso(.1)), 1, 0.)
+    with torch.no_grad():
+        learn.model[0].weight[0] = 0
+        learn.model[0].weight[1,1:] = 0
+    assert cb.zero_groups()==(1, 7)
+
+# the optimizer's own tensors, and fits that end in the middle
+
+class OnCPU(NonNativeMixedPrecision):
+    "As on a GPU, but the model stays in full precision"
+    name = 'non_native_mixed_precision'
+    def before_fit(self):
+        self.model_pgs,self.master_pgs = get_master(self.opt)
+        self.old_pgs = self.opt.param_lists
+        _copy_state(self.opt, self.model_pgs, self.master_pgs)
+    def before_batch(self): pass
+
+@pytest.mark.parametrize('make', [partial(L1, .3), partial(GroupLasso, .3), partial(MaxNorm, .1), NonNeg,
+                                  partial(L1, .3, how='grad')])
+def test_masters_and_model_are_the_same(make):
+    own = fit(learner(make(), OnCPU(dynamic=False, loss_scale=8), opt_func=momentum), 2, .05)
+    plain = fit(learner(make(), opt_func=momentum), 2, .05)
+    for a,b in zip(weights(own), weights(plain), strict=True): torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+def test_interrupted_between_two_halves_of_a_step():
+    "What was to be done inside the step that never came is not done in the next fit"
+    class Stop(Callback):
+        order = 80
+        def before_step(self): raise KeyboardInterrupt
+    def _ended(clean):
+        learn = learner(L1(.3), opt_func=Adam, n=1)
+        with pytest.raises(KeyboardInterrupt): fit(learn, 1, .05, cbs=Stop())
+        if clean: leave(learn.opt)
+        return weights(fit(learn, 1, .05, reset_opt=False))
+    for a,b in zip(_ended(False), _ended(True), strict=True): assert (a==b).all()
