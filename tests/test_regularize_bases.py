@@ -196,8 +196,8 @@ def test_matrices_are_meant_and_nothing_else():
     assert isinstance(report, Sparsity) and [r.name for r in report]==['inn.weight','out.weight','unused.weight']
 
 @pytest.mark.parametrize('opt', [momentum, Adam, FusedAdam, torch_adam])
-@pytest.mark.parametrize('make', [partial(L1, .5), partial(L2, .5), partial(GroupLasso, .5), partial(MaxNorm, .01), UnitNorm, NonNeg,
-                                  partial(Orthogonal, .5), partial(L2SP, .5, .5)])
+@pytest.mark.parametrize('make', [partial(L1, .5), partial(L2, .5), partial(GroupLasso, .5), partial(MaxNorm, .01),
+                                  UnitNorm, NonNeg, partial(Orthogonal, .5), partial(L2SP, .5, .5)])
 def test_what_gets_no_gradient_stays(make, opt):
     model = Odd()
     before = model.unused.weight.detach().clone()
