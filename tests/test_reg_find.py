@@ -11,7 +11,7 @@ from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from fastai_ext.regularize.find import l1_max
+from fastai_ext.regularize.find import PathPoint, Probe, RegFind, RegPath, l1_max
 from fastai_ext.regularize.penalty import L1, L2
 from fastai_ext.regularize.report import Sparsity
 
@@ -64,6 +64,21 @@ def test_suggestion_is_harmless_and_the_strongest_is_not():
     assert 'heuristic' in repr(found) and found[-1].loss > found[0].loss
     found.plot()
     plt.close('all')
+
+def test_knee_by_hand():
+    "The first strength whose loss is a twentieth of what was learned above that without, or a quarter above it"
+    def found(first, plain, losses):
+        res = RegFind([Probe(10.**i, o) for i,o in enumerate(losses)])
+        res.first,res.plain = first,plain
+        return res
+    res = found(10., 1., [1., 1.4, 1.5, 9.])
+    assert (res.knee, res.suggestion)==(100., 10.)
+    assert found(2., 1., [1., 1.2, 1.3, 9.]).knee==100.
+    assert found(10., 1., [2., 2., 2.]).knee is None and found(10., 1., [1., 1., 1.4]).suggestion is None
+
+def test_best_by_hand():
+    points = [PathPoint(s, z, t, v) for s,z,t,v in ((1.,.9,.5,.6), (.1,.5,.3,.4), (.01,.1,.1,.5))]
+    assert RegPath(points).best==.1
 
 def test_no_suggestion_where_there_is_none():
     found = quiet(learner(), lambda l: l.reg_find(L1, start=1e-9, stop=1e-7, num_it=20, show_plot=False))

@@ -1,28 +1,32 @@
 "Strengths come and go with the fit, regularizers act in their order, on what is alive, and show what they add"
+from contextlib import nullcontext
 from functools import partial
 
 import pytest, torch
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import NonNativeMixedPrecision, _copy_state, get_master
-from fastai.callback.schedule import SchedCos, lr_find  # noqa: F401  gives a learner `lr_find`
+from fastai.callback.schedule import ParamScheduler, SchedCos, SchedLin, lr_find  # noqa: F401  gives a learner `lr_find`
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
-from fastai.losses import MSELossFlat
-from fastai.optimizer import Adam, OptimWrapper, SGD
+from fastai.losses import CrossEntropyLossFlat, MSELossFlat
+from fastai.optimizer import Adam, Lamb, Larc, OptimWrapper, QHAdam, RAdam, RMSProp, SGD
 from fastai.torch_core import set_seed
 from torch import nn
 
 from fastai_ext.regularize import steps
 from fastai_ext.regularize.activation import ActivationL1, ActivationL2
 from fastai_ext.regularize.anchor import L2SP
+from fastai_ext.regularize.consistency import ConfidencePenalty, JacobianPenalty, RDrop
 from fastai_ext.regularize.constraint import MaxNorm, NonNeg, UnitNorm
+from fastai_ext.regularize.decay import WeightDecay
 from fastai_ext.regularize.fused import FusedAdam, leave
 from fastai_ext.regularize.group import GroupLasso
 from fastai_ext.regularize.orthogonal import Orthogonal
 from fastai_ext.regularize.penalty import L1, L2, ElasticNet
 from fastai_ext.regularize.proximal import prox_group, prox_group_, prox_l1
 from fastai_ext.regularize.report import Sparsity
+from fastai_ext.regularize.sharpness import ASAM, SAM
 
 torch_adam = partial(OptimWrapper, opt=torch.optim.Adam)
 torch_sgd = partial(OptimWrapper, opt=torch.optim.SGD)
@@ -74,7 +78,8 @@ def test_l2sp_shows_the_distance_from_the_start():
     fit(learn, 1, .1)
     assert cb.value()==pytest.approx(.2*(weights(learn)[0]-start[0]).square().sum().item(), rel=1e-5)
 
-@pytest.mark.parametrize('act,cls', [(lambda a: a.abs().sum(), ActivationL1), (lambda a: a.square().sum()/2, ActivationL2)])
+@pytest.mark.parametrize('act,cls', [(lambda a: a.abs().sum(), ActivationL1),
+                                     (lambda a: a.square().sum()/2, ActivationL2)])
 def test_an_activation_penalty_shows_the_mean_of_its_epoch(act, cls):
     learn = fit(learner(cls(.3)), 2, 0.)
     m = learn.model
@@ -277,3 +282,125 @@ def test_interrupted_between_two_halves_of_a_step():
         if clean: leave(learn.opt)
         return weights(fit(learn, 1, .05, reset_opt=False))
     for a,b in zip(_ended(False), _ended(True), strict=True): assert (a==b).all()
+
+# the step of each optimizer, by what it does with a steady gradient of one
+
+def torchs(cls, **kwargs): return partial(OptimWrapper, opt=partial(cls, **kwargs))
+
+known = {
+    'SGD': partial(SGD, mom=0.), 'momentum': partial(SGD, mom=.9), 'coupled': partial(SGD, mom=.8, decouple_wd=False),
+    'RMSProp': partial(RMSProp, wd=0.), 'RMSProp momentum': partial(RMSProp, mom=.9, wd=0.),
+    'Adam': partial(Adam, wd=0.), 'FusedAdam': partial(FusedAdam, wd=0.), 'RAdam': partial(RAdam, wd=0., sqr_mom=.9),
+    'RAdam beta': partial(RAdam, wd=0., sqr_mom=.9, beta=50.), 'QHAdam': partial(QHAdam, wd=0., nu_2=.9),
+    'Lamb': partial(Lamb, wd=0.), 'Larc': partial(Larc, wd=0., mom=.9),
+    'torch SGD': torchs(torch.optim.SGD), 'torch momentum': torchs(torch.optim.SGD, momentum=.9),
+    'torch dampening': torchs(torch.optim.SGD, momentum=.9, dampening=.5),
+    'torch nesterov': torchs(torch.optim.SGD, momentum=.9, nesterov=True), 'torch Adam': torchs(torch.optim.Adam),
+    'torch amsgrad': torchs(torch.optim.Adam, amsgrad=True), 'torch AdamW': torchs(torch.optim.AdamW, weight_decay=0.),
+    'torch RAdam': torchs(torch.optim.RAdam, betas=(.9,.9)),
+}
+
+@pytest.mark.parametrize('name', known)
+def test_a_steady_gradient_moves_by_the_step(name):
+    "Also while the momentum changes, however often it is asked"
+    p = nn.Parameter(torch.full((3,), 2.))
+    opt = known[name]([[p]], lr=.01)
+    for i in range(12):
+        if i==6 and 'momentum' in name: opt.set_hyper('mom', .7)
+        p.grad = torch.full((3,), 2.) if name=='torch amsgrad' and i < 3 else torch.ones(3)
+        before = p.detach().clone()
+        for _ in range(2): steps.before_step(opt)
+        opt.step()
+        for _ in range(2): steps.after_step(opt)
+        step = steps.step_size(opt, p, opt.hypers[0])
+        if name=='torch amsgrad': want = .01/(opt.opt.state[p]['max_exp_avg_sq']/(1-.999**(i+1))).sqrt()
+        else: want = before - p.detach()
+        torch.testing.assert_close(torch.as_tensor(step).expand(3), want, rtol=2e-4, atol=1e-7)
+
+# both are fastai's Adam, to the last digits
+
+@pytest.mark.parametrize('kwargs', [dict(wd=.3), dict(wd=.3, decouple_wd=False), dict(mom=.5, sqr_mom=.8, eps=1e-2)])
+@pytest.mark.parametrize('cbs', [[], [partial(L1, 0.)], [partial(L1, 1e-9)]], ids=['plain', 'strength 0', 'joined'])
+def test_adam_in_one_pass_and_in_parts(kwargs, cbs):
+    "Groups, norms and biases that do not decay, layers that come later, other rates"
+    def _trained(opt, *cbs):
+        set_seed(1)
+        model = nn.Sequential(nn.Linear(4,6), nn.Tanh(), nn.BatchNorm1d(6), nn.Linear(6,1))
+        split = lambda m: [list(m[:1].parameters()), list(m[2:].parameters())]
+        learn = learner(*cbs, model=model, splitter=split, opt_func=partial(opt, **kwargs), wd=None)
+        learn.freeze()
+        fit(learn, 1, .02)
+        learn.unfreeze()
+        return fit(learn, 1, slice(.01,.03))
+    a = _trained(Adam)
+    for b in (_trained(FusedAdam, *(c() for c in cbs)), _trained(Adam, *(c() for c in cbs))):
+        for p,q in zip(a.model.parameters(), b.model.parameters(), strict=True):
+            torch.testing.assert_close(p, q, atol=2e-6, rtol=1e-5)
+
+# what is left
+
+def test_gradients_of_l2sp():
+    class Given(Callback):
+        order = 90
+        def before_step(self): self.seen = [p.grad.clone() for p in self.model.parameters() if p.ndim > 1]
+    class Shift(Callback):
+        def before_train(self): self.model[0].weight.data.add_(1.)
+    for new in (None, '2'):
+        a,b = (fit(learner(Given(), Shift(), *cbs, splitter=two, n=1), 1, 0.) for cbs in ([L2SP(.1, .3, new=new)], []))
+        v,w = (p-q for p,q in zip(a.given.seen, b.given.seen, strict=True))
+        torch.testing.assert_close(v, torch.full_like(v, .1), atol=1e-6, rtol=0)
+        torch.testing.assert_close(w, .3*weights(a)[1], atol=1e-6, rtol=0)
+    one = fit(learner(cb := L2SP(.1, .3)), 1, 0.)  # a single group: nothing in it is new
+    assert cb._new==set() and one.recorder.values[-1][2]==0
+
+def test_projections():
+    w = torch.randn(4, 3, 2)
+    w[1] = 0
+    for cb,kw in ((MaxNorm(.5), dict(max_norm=.5)), (UnitNorm(), {}), (NonNeg(), {})):
+        same = w.clone()
+        cb.project_(same, **kw)
+        assert torch.equal(cb.project(w, **kw), same) and same.isfinite().all() and (same[1]==0).all()
+    r = w.flatten(1).norm(dim=1)
+    torch.testing.assert_close(MaxNorm().project(w, max_norm=r[2].item()).flatten(1).norm(dim=1), r.clamp(max=r[2]))
+    torch.testing.assert_close(NonNeg().project(w), torch.relu(w))
+
+def test_computed_weights_in_groups():
+    "A weight behind weight norm: the penalty goes through to its length, and shows"
+    from torch.nn.utils.parametrizations import weight_norm
+    model = nn.Sequential(weight_norm(nn.Linear(4,6)), nn.Tanh(), nn.Linear(6,1))
+    for cb,norm in ((GroupLasso(.3, only='0*'), lambda w: .3*w.norm(dim=1).sum()),
+                    (Orthogonal(.3, only='0*'), lambda w: .3*gap(w).norm()**2)):
+        class Given(Callback):
+            order = 90
+            def before_step(self): self.seen = [p.grad.clone() for p in self.model[0].parameters()]
+        with pytest.warns(UserWarning) if isinstance(cb, GroupLasso) else nullcontext():
+            a = fit(learner(cb, Given(), model=model, n=1), 1, 0.)
+        b = fit(learner(Given(), model=model, n=1), 1, 0.)
+        ps = list(model[0].parameters())
+        want = torch.autograd.grad(norm(model[0].weight), ps, allow_unused=True)
+        for p,g,h,w in zip(ps, a.given.seen, b.given.seen, want, strict=True):
+            torch.testing.assert_close(g-h, torch.zeros_like(p) if w is None else w, atol=1e-5, rtol=1e-4)
+        assert cb.value()==pytest.approx(norm(model[0].weight).item(), rel=1e-5)
+
+@pytest.mark.parametrize('cls', [L1, L2, ElasticNet, GroupLasso, Orthogonal, L2SP, MaxNorm, ActivationL1, ActivationL2])
+def test_schedules_out_of_range(cls):
+    "Their own and those of `ParamScheduler`, before the first step"
+    with pytest.raises(ValueError, match='must stay >'): cls(SchedLin(.1, -.1))
+    cb = cls(.1)
+    with pytest.raises(ValueError, match='must stay >'):
+        fit(learner(cb, Never(), ParamScheduler({cb.key(cb.hypers[-1]): SchedLin(.1, -.1)})), 1)
+
+@pytest.mark.parametrize('cls,key', [(RDrop,'rdrop'), (JacobianPenalty,'jacobian'), (ConfidencePenalty,'confidence'),
+                                     (SAM,'rho'), (ASAM,'rho'), (WeightDecay,'wd')])
+def test_schedules_of_the_others_out_of_range(cls, key):
+    cbs = [Never(), ParamScheduler({key: SchedLin(.1, -.1)})]
+    learn = learner(cls(), *cbs)
+    learn.loss_func = CrossEntropyLossFlat()
+    with pytest.raises(ValueError, match='must stay >= 0'): fit(learn, 1)
+
+def test_max_norm_of_zero():
+    for bad in (0, [1.,0.], slice(0.,1.), SchedLin(1.,0.)):
+        with pytest.raises(ValueError, match='> 0'): MaxNorm(bad)
+
+class Never(Callback):
+    def before_step(self): raise AssertionError('a step was made')

@@ -172,6 +172,13 @@ def test_dropouts_of_known_models():
     assert (enc.self_attn.dropout, enc.dropout1.p)==(.4,.2)
     assert not len(dropouts(nn.LSTM(2, 3, dropout=0.))) and len(dropouts(nn.LSTM(2, 3, num_layers=2)))
 
+def test_dropout_of_somebody_else():
+    class TokenDrop(nn.Module):
+        def __init__(self): super().__init__(); self.rate = .3
+    site, = dropouts(nn.Sequential(nn.Linear(1,1), TokenDrop()))
+    assert (site.name, site.kind, site.p)==('1','dropout',.3)
+    assert set_dropout(nn.Sequential(TokenDrop(), nn.Dropout(.1)), .2, 'dropout').attrgot('p')==[.2,.2]
+
 @pytest.mark.parametrize('to,kind', [('spatial',nn.Dropout2d), ('block',torchvision.ops.DropBlock2d),
                                      ('path',StochasticDepth)])
 def test_replace(to, kind):

@@ -22,6 +22,7 @@ from fastai_ext.contract.compare import weights_of
 from fastai_ext.contract.harness import contract_learner
 from fastai_ext.contract.steps import CPUMixedPrecision
 from fastai_ext.model.weights import weights
+from fastai_ext.regularize.activation import ActivationL1, ActivationL2
 from fastai_ext.regularize.consistency import ConfidencePenalty, JacobianPenalty, RDrop, class_axis
 from fastai_ext.regularize.decay import WeightDecay
 from fastai_ext.regularize.mixout import Mixout
@@ -145,6 +146,20 @@ def test_sam_one_mask_and_one_count():
     assert not torch.equal(watch.masks[0], watch.masks[2]) and len(plain.model[2].masks)==4
     assert int(learn.model[1].num_batches_tracked)==4
     assert all(torch.equal(a, b) for a,b in zip(rng[:len(rng)//2], rng[len(rng)//2:]))
+
+def test_sam_starts_from_the_same_hidden_state():
+    "A model that carries its state from batch to batch: both passes begin where the batch began"
+    class Carries(nn.Module):
+        def __init__(self): super().__init__(); self.lin,self.hidden,self.began = nn.Linear(4,3),torch.zeros(3),[]
+        def forward(self, x):
+            self.began.append(self.hidden.clone())
+            out = self.lin(x) + self.hidden
+            self.hidden = out.detach().mean(0)
+            return out
+    a,b = (fit(learner(*cbs, model=seeded(Carries), batches=four[:2]), 1, 0.) for cbs in ([SAM(.5)], []))
+    twice = a.model.began[:4]
+    assert torch.equal(twice[0], twice[1]) and torch.equal(twice[2], twice[3])
+    close(twice[::2], b.model.began[:2])
 
 def test_sam_statistics_are_those_of_one_pass():
     a,b = (fit(learner(*cbs, model=seeded(lambda: net(bn=True)), batches=four), 1, 0.) for cbs in ([SAM(.5)], []))
@@ -276,8 +291,9 @@ def test_rdrop_term():
     assert learn.terms.seen[0][0]==pytest.approx(want.item(), rel=1e-5)
     close(learn.grads.seen[0], torch.autograd.grad(want, list(m.parameters())), 1e-4)
 
-@pytest.mark.parametrize('term', [lambda: ConfidencePenalty(.5), lambda: JacobianPenalty(.5, n_proj=3)],
-                         ids=['confidence', 'jacobian'])
+@pytest.mark.parametrize('term', [lambda: ConfidencePenalty(.5), lambda: JacobianPenalty(.5, n_proj=3),
+                                  lambda: ActivationL1(.5), lambda: ActivationL2(.5)],
+                         ids=['confidence', 'jacobian', 'activation 1', 'activation 2'])
 @pytest.mark.parametrize('precision', fp16)
 def test_a_term_counts_once(term, precision):
     "Under accumulation, a loss scale, both, and with a last batch that is smaller"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.torch_core import to_float
 from torch import nn
@@ -88,8 +89,10 @@ def _autocast(mp):
 
 def _tell(learn, event_name, but):
     "Call the callbacks that have a say in predictions and losses; `MixedPrecision` is asked for its autocast instead"
-    for cb in learn.cbs.sorted('order'):
-        if cb is not but and not isinstance(cb, MixedPrecision): cb(event_name)
+    cbs = [cb for cb in learn.cbs if cb is not but and not isinstance(cb, MixedPrecision)]
+    listen = [cb for cb in cbs if hasattr(type(cb), event_name) or event_name in vars(cb)
+              or type(cb).__call__ is not Callback.__call__]
+    for cb in sorted(listen, key=lambda cb: cb.order): cb(event_name)
 
 def predict_again(
     learn,  # In a training batch, with the inputs in `learn.xb`

@@ -243,7 +243,7 @@ class Proximal(Penalty):
 
     def before_step(self):
         if self.how == 'prox':
-            steps.before_step(self.opt)
+            steps.before_step(self.learn.opt)
             self._join()
         self._add_to(self._made if self.how == 'prox' else self._held + self._made)
 
@@ -251,7 +251,7 @@ class Proximal(Penalty):
         "Where that can be, have the optimizer apply the proximal step as soon as it has stepped a part of a weight"
         self._joined = set()
         todo = [(h,f) for h,f in self.within() if h.lr == h.eps == 1]
-        after = join(self.opt) if todo else None
+        after = join(self.learn.opt) if todo else None
         if after is not None:
             for h,f in todo:
                 after.setdefault(id(h.param), []).append(f)
@@ -271,23 +271,24 @@ class Proximal(Penalty):
 
     def _done(self, held):
         "Whether the optimizer has applied it already, in the step that ends"
-        return id(held.param) in self._joined and id(held.param) not in (joined(self.opt) or {})
+        return id(held.param) in self._joined and id(held.param) not in (joined(self.learn.opt) or {})
 
     @torch.no_grad()
     def after_step(self):
         if self.how != 'prox': return
         if self.was_cancelled():
-            (joined(self.opt) or {}).clear()
+            (joined(self.learn.opt) or {}).clear()
             return
-        steps.after_step(self.opt)
-        hypers = self.opt.hypers
+        opt = self.learn.opt
+        steps.after_step(opt)
+        hypers = opt.hypers
         for s,hs in self._by_group(self._held):
             for h in hs:
                 if self._done(h):
                     h.publish()
                     continue
                 with h.changed() as w:
-                    pair = w,h.step(self.opt, hypers)
+                    pair = w,h.step(opt, hypers)
                     for part,step in pieces(*pair) if self.elementwise else [pair]: self.prox_(part, step, **s)
 
 # %% ../../nbs/regularize/base.ipynb #f3c3b0bd

@@ -16,6 +16,7 @@ from fastai.optimizer import OptimWrapper
 from fastcore.basics import basic_repr,store_attr
 
 from .again import batch_kept,predict_again,untraced
+from .strength import check_schedules
 
 # %% ../../nbs/regularize/consistency.ipynb #b8360a89
 def symmetric_kl(
@@ -86,7 +87,7 @@ class LossTerm(Callback):
     of the data.
 
     The strength is a hyper-parameter of the optimizer called `label` while a fit runs, so `ParamScheduler({label:
-    SchedCos(0, 1)})` schedules it."""
+    SchedCos(0, 1)})` schedules it. Raises `ValueError` in `fit` for a schedule that falls below 0."""
     # in `after_loss`: before accumulation (6) and the loss scale (10) multiply what is minimized
     order = GradientAccumulation.order - 1
     run_valid = False
@@ -101,6 +102,7 @@ class LossTerm(Callback):
         if self.opt is None or self.learn.lock.locked():
             return  # `validate` and `get_preds` fire this event too, holding the lock
         self.prepare()
+        check_schedules(type(self).__name__, self.learn, [self.label])
         if isinstance(self.opt, OptimWrapper):
             self.opt.fwd_map.setdefault(self.label, self.label)
             self.opt.bwd_map.setdefault(self.label, self.label)

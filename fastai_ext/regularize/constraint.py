@@ -34,18 +34,17 @@ class MaxNorm(_OfRows):
     """No row (the weights into one unit, one filter) is longer than `max_norm` (Srebro and Shraibman, 2005; beside
     dropout: Srivastava et al., 2014).
 
-    Raises `ValueError` for a `max_norm` that is not above 0, and in `fit` where nothing is chosen."""
+    Raises `ValueError` for a `max_norm` that is not above 0, also in a schedule, and in `fit` where nothing is
+    chosen."""
     hypers = ('max_norm',)
+    above_0 = True
 
     def __init__(self,
         max_norm=3.,   # Longest row allowed, > 0: a number, a slice or a list by parameter group, or a schedule
         only=None,     # Names with wildcards, layer types, group numbers or functions of a `Weight`; None: every matrix
         skip=None,     # Likewise, to leave alone
         label:str='',  # Name of the hyper-parameter; '': maxnorm
-    ):
-        if isinstance(max_norm, (int,float)) and max_norm == 0:
-            raise ValueError("MaxNorm: max_norm=0 would make every weight 0; give a number > 0, for example 3.")
-        super().__init__(only, skip, label, max_norm=max_norm)
+    ): super().__init__(only, skip, label, max_norm=max_norm)
     def project(self, w, max_norm): return project_max_norm(w, max_norm)
 
     def project_(self, w, max_norm):

@@ -17,6 +17,7 @@ from fastai.optimizer import Lookahead,OptimWrapper,l2_reg,weight_decay
 from fastcore.basics import patch
 
 from ..model.weights import weights
+from .strength import check_schedules
 from ..table import Table
 
 # %% ../../nbs/regularize/decay.ipynb #a96d0f3f
@@ -209,6 +210,7 @@ class WeightDecay(Callback):
             name = type(getattr(self.opt, 'opt', self.opt)).__name__
             raise ValueError(f"WeightDecay: {name} has no hyper-parameter wd; use Adam, SGD or another optimizer of "
                              f"fastai, or AdamW, Adam or SGD of torch in OptimWrapper")
+        check_schedules('WeightDecay', self.learn, ['wd'])
         ws = self.choose(self.learn)
         if not len(ws):
             raise ValueError(f"WeightDecay: only={self.only!r}, skip={self.skip!r} leave no weight to decay; choose "

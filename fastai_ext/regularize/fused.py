@@ -28,11 +28,12 @@ class FusedAdamOptimizer(Optimizer):
     ):
         "Step all parameters that have a gradient. Raises `NotImplementedError` for a closure"
         if closure is not None: raise NotImplementedError("FusedAdam: fastai optimizers do not support a closure")
-        if not all(self._fits(p) for p,*_ in self.all_params(with_grad=True)): return super().step()
-        for ps,hyper in zip(self.param_lists, self.hypers):
+        trained = [[p for p in ps if p.grad is not None] for ps in self.param_lists]
+        if not all(self._fits(p) for ps in trained for p in ps): return super().step()
+        kernel = self._kernel()
+        for ps,hyper in zip(trained, self.hypers, strict=True):
             batches = {}  # parameters that share the number of steps, whether they decay, device and type
             for p in ps:
-                if p.grad is None: continue
                 state = self.state[p]
                 if 'step' not in state:
                     state.update(grad_avg=torch.zeros_like(p), sqr_avg=torch.zeros_like(p), step=0)
@@ -43,7 +44,7 @@ class FusedAdamOptimizer(Optimizer):
                 states = [self.state[p] for p in batch]
                 count = torch.tensor(float(step), device=device)
                 lr,mom,sqr_mom,eps = (float(hyper[k]) for k in ('lr','mom','sqr_mom','eps'))
-                self._kernel()(
+                kernel(
                     [p.detach() for p in batch], [p.grad for p in batch], [s['grad_avg'] for s in states],
                     [s['sqr_avg'] for s in states], [], [count]*len(batch), lr=lr, beta1=mom, beta2=sqr_mom, eps=eps,
                     weight_decay=float(hyper['wd']) if decays else 0., amsgrad=False, maximize=False, grad_scale=None,

@@ -180,7 +180,7 @@ class GroupLasso(Proximal):
     @torch.no_grad()
     def before_step(self):
         if self.how == 'prox':
-            steps.before_step(self.opt)
+            steps.before_step(self.learn.opt)
             self._join()
         self._add_to(self._made)
         for b,s in self._live() if self.how == 'grad' else ():
@@ -193,15 +193,16 @@ class GroupLasso(Proximal):
     def after_step(self):
         if self.how != 'prox': return
         if self.was_cancelled():
-            (joined(self.opt) or {}).clear()
+            (joined(self.learn.opt) or {}).clear()
             return
-        steps.after_step(self.opt)
-        hypers = self.opt.hypers
+        opt = self.learn.opt
+        steps.after_step(opt)
+        hypers = opt.hypers
         for b,s in self._live():
             if b.lies and self._done(b.held[0]):
                 b.held[0].publish()
                 continue
-            moves = [h.step(self.opt, hypers) for h in b.held]
+            moves = [h.step(opt, hypers) for h in b.held]
             if b.lies: self._shorten_rows(b, moves[0], s)
             else: self._shorten(b, moves, s)
 

@@ -18,6 +18,7 @@ from fastcore.foundation import L
 
 from ..model.weights import unwrap
 from .again import PassStart,batch_kept,loss_again,untraced
+from .strength import check_schedules
 
 # %% ../../nbs/regularize/sharpness.ipynb #912f216e
 def _check_rho(who, rho):
@@ -38,8 +39,8 @@ class SAM(Callback):
     Each batch is passed twice, with the same dropout; BatchNorm's statistics, losses and random generators see it
     once. Gradients of all accumulated batches are taken again. Penalties, clipping and any optimizer come afterwards
     and see the new gradient. `rho` is a hyper-parameter of the optimizer, so `ParamScheduler({'rho': SchedCos(0,
-    .1)})` schedules it. Raises `ValueError` for a radius that is negative or not a number, and in `fit` for mixed
-    precision that is not `to_fp16` or `to_bf16`."""
+    .1)})` schedules it. Raises `ValueError` for a radius that is negative or not a number, and in `fit` for such a
+    schedule and for mixed precision that is not `to_fp16` or `to_bf16`."""
     order = MixedPrecision.order + .2  # after unscaling (10), before the penalties (10.5) and `GradientClip` (11)
     run_valid = False
     _stateattrs = ('_start','_batches')  # of the step under way: not in an exported file
@@ -61,6 +62,7 @@ class SAM(Callback):
         if others:
             raise ValueError(f"{type(self).__name__}: {type(others[0]).__name__} is on this learner too, each would "
                              f"undo the other; remove one")
+        check_schedules(type(self).__name__, self.learn, ['rho'])
         self._start,self._batches,self._backoff = None,[],False
         if isinstance(self.opt, OptimWrapper):
             self.opt.fwd_map.setdefault('rho', 'rho')
