@@ -3,7 +3,9 @@
     python benchmarks/regularize.py [--rounds 15] [--steps 8] [--cases mlp resnet] [--only L1 SAM] [--threads 1]
 
 Each round times every variant in turn on the same batch, so a ratio compares runs side by side; the median over rounds
-is printed, of the time of the processor and of the clock. One thread is the steadiest on a busy machine.
+is printed, of the time of the processor and of the clock. One thread is the steadiest on a busy machine. What runs in a
+plain loop of torch (SAM and R-Drop of others) is compared with the plain step of that loop. fasterai, Composer and
+pytorch_optimizer are tried where they can be imported.
 """
 import argparse, statistics, time
 from functools import partial
@@ -37,6 +39,12 @@ class InLoss(Callback):
         total = sum(self.norm(p) for p in self.model.parameters() if p.ndim > 1)
         self.learn.loss_grad = self.loss_grad + 1e-4*total
 
+def fasterai_l1(weight):
+    "fasterai's penalty of single weights"
+    from fasterai.core.criteria import large_final
+    from fasterai.regularize.regularize_callback import RegularizeCallback
+    return RegularizeCallback(large_final, 'weight', weight, [nn.Linear,nn.Conv2d])
+
 class Text(nn.Module):
     "A classifier of texts: embedding, two layers of LSTM, dropout, a linear layer"
     def __init__(self):
@@ -45,6 +53,12 @@ class Text(nn.Module):
         self.drop,self.head = nn.Dropout(.3),nn.Linear(256, 10)
     def forward(self, x): return self.head(self.drop(self.lstm(self.embed(x))[0][:,-1]))
 
+def resnet():
+    "resnet18 with dropout before its last layer: R-Drop wants something random"
+    model = resnet18(num_classes=10)
+    model.fc = nn.Sequential(nn.Dropout(.3), model.fc)
+    return model
+
 def mlp(n_in, width):
     def _layer(n): return [nn.Linear(n, width), nn.ReLU(), nn.Dropout(.3)]
     return nn.Sequential(nn.Flatten(), *_layer(n_in), *_layer(width), nn.Linear(width, 10))
@@ -52,7 +66,7 @@ def mlp(n_in, width):
 cases = {  # the model and its input
     'small':  ('MLP 784-256-256-10, 64 rows', lambda: mlp(784, 256), lambda: torch.randn(64, 784)),
     'mlp':    ('MLP 1024-1024-1024-10, 64 rows', lambda: mlp(1024, 1024), lambda: torch.randn(64, 1024)),
-    'resnet': ('resnet18, 16 pictures 3 x 64 x 64', lambda: resnet18(num_classes=10), lambda: torch.randn(16,3,64,64)),
+    'resnet': ('resnet18, 16 pictures 3 x 64 x 64', resnet, lambda: torch.randn(16,3,64,64)),
     'text':   ('LSTM 5000-128-256-256-10, 32 texts of 40 words', Text, lambda: torch.randint(5000, (32,40))),
 }
 
@@ -62,6 +76,7 @@ penalties = {  # name: the callback, over which optimizer's plain step
     'L2 grad':         (lambda: L2(1e-4), Adam),
     'ElasticNet grad': (lambda: ElasticNet(1e-4, 1e-4, how='grad'), Adam),
     'L2SP':            (lambda: L2SP(1e-4, 1e-4), Adam),
+    'L1 of fasterai':  (lambda: fasterai_l1(1e-4), Adam),
     'L1 naive':        (lambda: InLoss(lambda p: p.abs().sum()), Adam),
     'L2 naive':        (lambda: InLoss(lambda p: p.square().sum()/2), Adam),
     'L1 prox, SGD momentum':         (lambda: L1(1e-4), momentum),
@@ -112,6 +127,20 @@ def sam_step(model, opt):
         peer.second_step(zero_grad=True)
     return _step
 
+def composer_step(model, opt):
+    "Composer's SAM, called as its trainer does"
+    from composer.algorithms.sam.sam import SAMOptimizer
+    sam = SAMOptimizer(opt, rho=.05)
+    def _step(x, y):
+        def _closure(**kwargs):
+            opt.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            return loss
+        sam.step(_closure)
+        opt.zero_grad()
+    return _step
+
 def rdrop_step(model, opt):
     "Two passes, both divergences (Liang et al. 2021), as its authors' code has them"
     def _kl(p, q): return F.kl_div(F.log_softmax(p, -1), F.softmax(q, -1), reduction='none').sum()
@@ -123,7 +152,9 @@ def rdrop_step(model, opt):
         opt.zero_grad()
     return _step
 
-loops = {'torch, plain': plain_step, 'SAM of pytorch_optimizer': sam_step, 'R-Drop of its authors': rdrop_step}
+plain_loop = 'torch, plain'
+loops = {plain_loop: plain_step, 'SAM of pytorch_optimizer': sam_step, 'SAM of Composer': composer_step,
+         'R-Drop of its authors': rdrop_step}
 
 def learner(model, xb, cb, steps, opt_func=Adam):
     "A Learner whose every epoch is `steps` times the same batch"
@@ -155,13 +186,16 @@ def run(case, args):
     chosen = {k: v for k,v in penalties.items() if not args.only or any(o in k for o in args.only)}
     xb = make_x()
     runs = {k: ready(learner(make(), xb, None, args.steps, o))._do_epoch_train for k,o in plains.items()}
-    for k,(cb,opt) in chosen.items(): runs[k] = ready(learner(make(), xb, cb(), args.steps, opt))._do_epoch_train
-    over = {k: 'SGD momentum' if opt is momentum else 'Adam' for k,(_,opt) in chosen.items()}
-    for k,make_step in loops.items():
-        if args.only and not any(o in k for o in args.only): continue
-        try: runs[k] = loop(make(), xb, args.steps, make_step)
+    over = {}
+    for k,(cb,opt) in chosen.items():
+        try: runs[k] = ready(learner(make(), xb, cb(), args.steps, opt))._do_epoch_train
         except ImportError as e: print(f'  {k}: {e}')
-        else: over[k] = 'Adam'
+        else: over[k] = 'SGD momentum' if opt is momentum else 'Adam'
+    wanted = [k for k in loops if not args.only or any(o in k for o in args.only)]
+    for k in [plain_loop, *(k for k in wanted if k != plain_loop)] if wanted else ():
+        try: runs[k] = loop(make(), xb, args.steps, loops[k])
+        except ImportError as e: print(f'  {k}: {e}')
+        else: over[k] = 'Adam' if k==plain_loop else plain_loop
     rounds = [{k: seconds(f) for k,f in runs.items()} for _ in range(args.rounds)]
     for k,(cpu,wall) in median_ratios(rounds, over).items(): print(f'  {k:32} {cpu:.3f} {wall:.3f}')
     for k in plains: print(f'  ({k}: {statistics.median(r[k][0] for r in rounds)/args.steps*1e3:.2f} ms)')

@@ -2358,6 +2358,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                   'fastai_ext/regularize/strength.py'),
                                                 'fastai_ext.regularize.strength._finite': ( 'regularize/strength.html#_finite',
                                                                                             'fastai_ext/regularize/strength.py'),
+                                                'fastai_ext.regularize.strength.check_schedules': ( 'regularize/strength.html#check_schedules',
+                                                                                                    'fastai_ext/regularize/strength.py'),
                                                 'fastai_ext.regularize.strength.check_strength': ( 'regularize/strength.html#check_strength',
                                                                                                    'fastai_ext/regularize/strength.py'),
                                                 'fastai_ext.regularize.strength.drop_hyper': ( 'regularize/strength.html#drop_hyper',

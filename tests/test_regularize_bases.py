@@ -1,7 +1,9 @@
 "Strengths come and go with the fit, regularizers act in their order, on what is alive, and show what they add"
+import copy
 from contextlib import nullcontext
 from functools import partial
 
+import numpy as np
 import pytest, torch
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import NonNativeMixedPrecision, _copy_state, get_master
@@ -20,9 +22,11 @@ from fastai_ext.regularize.anchor import L2SP
 from fastai_ext.regularize.consistency import ConfidencePenalty, JacobianPenalty, RDrop
 from fastai_ext.regularize.constraint import MaxNorm, NonNeg, UnitNorm
 from fastai_ext.regularize.decay import WeightDecay
+from fastai_ext.regularize.dropout import DropoutSchedule
 from fastai_ext.regularize.fused import FusedAdam, leave
 from fastai_ext.regularize.group import GroupLasso
-from fastai_ext.regularize.orthogonal import Orthogonal
+from fastai_ext.regularize.mixout import Mixout
+from fastai_ext.regularize.orthogonal import Orthogonal, grad_orthogonal
 from fastai_ext.regularize.penalty import L1, L2, ElasticNet
 from fastai_ext.regularize.proximal import prox_group, prox_group_, prox_l1
 from fastai_ext.regularize.report import Sparsity
@@ -404,3 +408,60 @@ def test_max_norm_of_zero():
 
 class Never(Callback):
     def before_step(self): raise AssertionError('a step was made')
+
+@pytest.mark.parametrize('make', [partial(GroupLasso, 5.), partial(Orthogonal, 5.), partial(MaxNorm, 1e-3), UnitNorm])
+def test_a_vector_has_no_rows(make):
+    "Also where the user asks for everything"
+    a,b = (fit(learner(*cbs, n=1), 1, .1).model for cbs in ([make(only='*')], []))
+    for i in (0,2):
+        assert (a[i].bias==b[i].bias).all() and (a[i].weight!=b[i].weight).any()
+
+def test_orthogonal_takes_turns():
+    "Each weight has its gradient computed in the first step of an epoch and then in every third, not all in the same"
+    class Zero(Callback):
+        order = Orthogonal.order - .1
+        def before_step(self):
+            for p in self.model.parameters(): p.grad.zero_()
+    class Given(Callback):
+        order = 90
+        def before_fit(self): self.seen = []
+        def before_step(self):
+            self.seen.append([(p.detach().clone(), p.grad.clone()) for p in self.model.parameters() if p.ndim > 1])
+    seen = fit(learner(Zero(), Given(), Orthogonal(.5, every=3), n=7), 2, .05).given.seen
+    for epoch in (seen[:7], seen[7:]):
+        for i in (0,1):
+            at = 0
+            for n,step in enumerate(epoch):
+                if (n+i) % 3 == 0: at = n
+                torch.testing.assert_close(step[i][1], .5*grad_orthogonal(epoch[at][i][0]))
+    assert len(seen)==14 and not torch.equal(seen[0][0][1], seen[3][0][1])
+
+# what users met
+
+@pytest.mark.parametrize('opt', [SGD, Adam, FusedAdam, torch_adam])
+def test_columns_of_a_single_input(opt):
+    "The first layer of a grey picture: its only column is the whole weight, and lies as it does"
+    model = nn.Sequential(nn.Unflatten(1, (1,2,2)), nn.Conv2d(1, 6, 2), nn.Flatten(), nn.Linear(6,1))
+    a,b = (fit(learner(*cbs, model=copy.deepcopy(model), n=1, opt_func=opt), 1, .1)
+           for cbs in ([GroupLasso(.3, groups='columns')], []))
+    for i,flat in ((1, lambda w: w.detach().transpose(0,1).flatten(1)), (3, lambda w: w.detach().T)):
+        t = steps.step_size(b.opt, b.model[i].weight, b.opt.hypers[0])
+        t = flat(t).double() if torch.is_tensor(t) else t
+        want = prox_group(flat(b.model[i].weight).double(), .3*t)
+        torch.testing.assert_close(flat(a.model[i].weight).double(), want, atol=1e-6, rtol=1e-4)
+
+def test_numbers_of_numpy():
+    a,b = (weights(fit(learner(L1(s)), 1, .1)) for s in (np.float32(.25), .25))
+    assert all(torch.equal(p, q) for p,q in zip(a, b, strict=True))
+    for bad in (torch.tensor(.1), np.array([.1,.2]), np.float32(-1)):
+        with pytest.raises(ValueError, match='is not a strength'): L1(bad)
+
+def test_mixout_of_a_compiled_model():
+    learn = learner(Mixout(.5), model=torch.compile(net(), backend='eager'))
+    with pytest.raises(ValueError, match='compile it afterwards'): fit(learn, 1)
+
+def test_rdrop_while_dropout_waits():
+    "A schedule may begin with rates of 0, where both passes are the same"
+    model = nn.Sequential(nn.Linear(4,6), nn.Dropout(.5), nn.Linear(6,1))
+    learn = learner(RDrop(1., axis='binary'), DropoutSchedule('late', part=.5), model=model, n=4)
+    assert all(p.isfinite().all() for p in weights(fit(learn, 1, .1)))

@@ -125,6 +125,19 @@ def test_information():
     a,b = mutual_information(images, 1),mutual_information(images, -3)
     assert a[0].shape==(3,2,2) and torch.equal(a[1], b[1])
 
+def test_every_pass_starts_from_the_same_hidden_state():
+    began = []
+    class Carries(nn.Module):
+        def __init__(self): super().__init__(); self.lin,self.hidden = nn.Linear(6,2),0.
+        def forward(self, x):
+            if self.training: began.append(self.hidden)
+            self.hidden = self.hidden + 1.
+            return self.lin(nn.functional.dropout(x, .5, self.training)) + self.hidden
+    learn = learner(Carries(), n=10)
+    with learn.no_bar(): learn.mc_preds(4)
+    last = began[-8:]  # four passes over each of two batches
+    assert last==[last[0]]*4 + [last[4]]*4 and last[4] > last[0]
+
 def test_mc_order_targets_and_other_losses():
     learn = learner(nn.Sequential(nn.Dropout(.2), nn.Linear(6,2)))
     train = learn.dls.train.new(shuffle=True)

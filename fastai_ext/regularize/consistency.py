@@ -16,6 +16,7 @@ from fastai.optimizer import OptimWrapper
 from fastcore.basics import basic_repr,store_attr
 
 from .again import batch_kept,predict_again,untraced
+from .dropout import DropoutSchedule
 from .strength import check_schedules
 
 # %% ../../nbs/regularize/consistency.ipynb #b8360a89
@@ -132,7 +133,8 @@ class RDrop(LossTerm):
 
     Minimizes the mean of both losses plus `alpha` times the symmetric Kullback-Leibler divergence. BatchNorm's
     statistics and the global random generators see the batch once. Raises `ValueError` for a strength out of range,
-    for a loss whose predictions it cannot read, and in the first batch of a model in which nothing is random."""
+    for a loss whose predictions it cannot read, and in the first batch of a model in which nothing is random, unless a
+    `DropoutSchedule` may change that."""
     label = 'rdrop'
     def __init__(self,
         alpha:float=1.,          # Weight of the divergence, >= 0; 0 is the same as no callback
@@ -154,11 +156,15 @@ class RDrop(LossTerm):
         with untraced(self.model, self.seed_now), batch_kept(self.learn):
             second = predict_again(self.learn, but=self, joined=True)
             loss2 = self.learn.loss_func(second, *self.yb)
-        if not self._met and torch.equal(first, second):
+        if not self._met and torch.equal(first, second) and not self._later():
             raise ValueError("RDrop: both passes gave the same predictions, so nothing in the model is random; give it "
                              "dropout, for example set_dropout(learn.model, .2)")
         self._met = True
         return .5*(loss2 - loss) + self.now*self._mean(symmetric_kl(first, second, self._axis))
+
+    def _later(self):
+        "Whether dropout may be 0 only now"
+        return any(isinstance(cb, DropoutSchedule) for cb in self.learn.cbs)
 
     def _mean(self, kl):
         "Over what the loss counts"

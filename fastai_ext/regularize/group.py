@@ -218,7 +218,7 @@ class GroupLasso(Proximal):
 
     def _shorten(self, bundle, moves, s):
         ts = [h.oriented(h.param.detach()) for h in bundle.held]
-        m = bundle.matrix(ts).contiguous()
+        m = bundle.matrix(ts).clone(memory_format=torch.contiguous_format)  # a view where one side has length 1
         prox_group_(m, self._step(bundle, ts, moves), s*self._scale(bundle, m))
         for h,t in zip(bundle.held, bundle.back(m, ts), strict=True): h.put(t)
 

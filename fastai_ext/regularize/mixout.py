@@ -48,7 +48,7 @@ class Mixout(Callback):
 
     The start is what the weights are when the first fit begins; it stays through `fine_tune`, later fits and `fit(…,
     start_epoch=…)`. Validation uses the weights as they are. Language models take a `p` of .7 to .9. Raises
-    `ValueError` for a rate out of range, and in `fit` where no weight is chosen."""
+    `ValueError` for a rate out of range, and in `fit` for a compiled model and where no weight is chosen."""
     order = GradientAccumulation.order - 1  # any place before the forward pass
     run_valid = False
     _stateattrs = ('_anchors','_names','_wrapped')  # not exported: what is loaded starts from its own weights
@@ -70,6 +70,9 @@ class Mixout(Callback):
         if self.learn.lock.locked(): self.settle()
         else: self._unwrap()  # what an interrupted fit has left
         if self.learn.lock.locked(): return  # `validate` and `get_preds` fire this event too, holding the lock
+        if hasattr(self.model, '_orig_mod'): raise ValueError(
+            "Mixout: torch.compile has compiled the model with the weights that it has, so they cannot be exchanged "
+            "in each batch; train the model itself and compile it afterwards")
         if not hasattr(self, '_anchors'): self._anchors = {}  # after `load_learner`
         saved = found_beside(self.learn, self.name)
         ws = weights(self.learn, self.only, self.skip)

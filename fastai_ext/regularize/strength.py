@@ -9,6 +9,7 @@ __all__ = ['own_hypers', 'put_hyper', 'drop_hyper', 'check_strength', 'check_sch
 import inspect
 import math
 from functools import partial
+from numbers import Real
 
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
@@ -53,7 +54,7 @@ def drop_hyper(
         for names in (opt.fwd_map, opt.bwd_map): names.pop(key, None)
 
 # %% ../../nbs/regularize/strength.ipynb #4d985503
-def _finite(s): return not isinstance(s, bool) and isinstance(s, (int,float)) and 0 <= s < math.inf
+def _finite(s): return not isinstance(s, bool) and isinstance(s, Real) and 0 <= s < math.inf
 
 def check_strength(
     who:str,    # What the message begins with, for example "L1: l1"
@@ -75,7 +76,9 @@ def check_strength(
                 f"{who} is {s} at {i/100:.0%} of the training; a schedule must stay {least}, such as "
                 f"{'SchedCos(4, 2)' if above_0 else 'SchedCos(0, 1e-3)'}")
         return
-    numbers = [strength.start, strength.stop] if isinstance(strength, slice) else list(L(strength, use_list=None))
+    several = isinstance(strength, (list,tuple,L))
+    if isinstance(strength, slice): numbers = [strength.start, strength.stop]
+    else: numbers = list(strength) if several else [strength]
     for s in numbers:
         if s is None and isinstance(strength, slice): continue
         if not _good(s):
@@ -84,7 +87,7 @@ def check_strength(
                              f"schedule such as {'SchedCos(4, 2)' if above_0 else 'SchedCos(0, 1e-3)'}")
     if not numbers or isinstance(strength, slice) and strength.stop is None:
         raise ValueError(f"{who}={strength!r} has no last strength; give for example slice(1e-5,1e-3)")
-    if groups is not None and isinstance(strength, (list,tuple,L)) and len(numbers) not in (1,groups):
+    if groups is not None and several and len(numbers) not in (1,groups):
         raise ValueError(f"{who} has {len(numbers)} strengths, the optimizer has {groups} parameter groups; give one "
                          f"number, a slice, or {groups}")
 
@@ -137,7 +140,7 @@ class Tunable(Callback):
             setattr(self, h, s)
 
     def _check(self, h, s, groups=None):
-        if not self.by_group and not callable(s) and not isinstance(s, (int,float)):
+        if not self.by_group and not callable(s) and not isinstance(s, Real):
             raise ValueError(f"{type(self).__name__}: {h}={s!r} is one number for the whole model, or a schedule such "
                              "as SchedCos(0, 1e-3)")
         check_strength(f"{type(self).__name__}: {h}", s, groups, self.above_0)
@@ -180,7 +183,7 @@ class Tunable(Callback):
             self.learn.metrics = self.learn.metrics + [self._column]
 
     def _first(self, s):
-        if not callable(s): return s
+        if not callable(s): return float(s) if isinstance(s, Real) else s
         return max(s(i/100) for i in range(101)) if hasattr(self.learn, 'lr_finder') else s(0.)
 
     def before_batch(self):
