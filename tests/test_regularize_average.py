@@ -228,3 +228,14 @@ def test_a_callback_that_saves_before_the_fit_ends_nothing(tmp_path):
     assert same(weights_of(a, buffers=True), weights_of(b, buffers=True))
     raw = fit(learner(path=tmp_path), 1)
     assert not same(weights_of(a), weights_of(raw))
+
+def test_swa_by_steps_is_the_mean_of_the_late_ones(tmp_path):
+    class See(Callback):
+        order = 48
+        def before_fit(self): self.seen = []
+        def after_step(self): self.seen.append(self.learn.model[1][3].weight.detach().clone())
+    learn = fit(learner(SWA(.5, 3, False), See(), path=tmp_path), 3)
+    n = len(learn.see.seen)
+    used = [w for i,w in enumerate(learn.see.seen) if i/n >= .5-1e-9 and (i+1)%3==0]
+    assert 1 < len(used) < n//3
+    torch.testing.assert_close(learn.model[1][3].weight.detach(), torch.stack(used).mean(0))

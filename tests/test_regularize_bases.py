@@ -465,3 +465,13 @@ def test_rdrop_while_dropout_waits():
     model = nn.Sequential(nn.Linear(4,6), nn.Dropout(.5), nn.Linear(6,1))
     learn = learner(RDrop(1., axis='binary'), DropoutSchedule('late', part=.5), model=model, n=4)
     assert all(p.isfinite().all() for p in weights(fit(learn, 1, .1)))
+
+@pytest.mark.parametrize('name,gain', [('momentum', 10.), ('torch momentum', 10.), ('torch dampening', 5.)])
+def test_a_momentum_that_was_there_before(name, gain):
+    "A penalty that joins a training on its way takes the momentum as grown up"
+    p = nn.Parameter(torch.ones(3))
+    opt = known[name]([[p]], lr=.01)
+    p.grad = torch.ones(3)
+    for _ in range(3): opt.step()
+    steps.before_step(opt)
+    assert steps.step_size(opt, p, opt.hypers[0])==pytest.approx(.01*gain, rel=1e-4)
