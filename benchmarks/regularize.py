@@ -189,7 +189,7 @@ def run(case, args):
     over = {}
     for k,(cb,opt) in chosen.items():
         try: runs[k] = ready(learner(make(), xb, cb(), args.steps, opt))._do_epoch_train
-        except ImportError as e: print(f'  {k}: {e}')
+        except (ImportError,ValueError) as e: print(f'  {k}: {str(e).splitlines()[-1].strip()}')
         else: over[k] = 'SGD momentum' if opt is momentum else 'Adam'
     wanted = [k for k in loops if not args.only or any(o in k for o in args.only)]
     for k in [plain_loop, *(k for k in wanted if k != plain_loop)] if wanted else ():

@@ -528,3 +528,18 @@ def test_mixout_after_ctrl_c_and_when_frozen():
     learn.freeze()
     fit(learn, 1, 0.)
     assert all(torch.equal(w, start+1) for w in seen) and len(seen)==8
+
+def test_rdrop_means_over_what_counts():
+    learn = learner(cb := RDrop(), loss=CrossEntropyLossFlat(ignore_index=-100))
+    y = torch.randint(3, (6,5))
+    y[:,3:] = -100
+    cb.prepare()
+    learn.yb,kl = (y,),torch.rand(6, 5)
+    torch.testing.assert_close(cb._mean(kl), kl[:,:3].mean())
+    learn.yb = (y.fill_(-100),)
+    assert cb._mean(kl)==0
+
+def test_a_norm_of_two_axes_does_not_decay():
+    learn = learner(model=nn.Sequential(nn.Linear(4,6), nn.Unflatten(1, (2,3)), nn.LayerNorm((2,3)), nn.Flatten(),
+                                        nn.Linear(6,3)))
+    assert [w.name for w in WeightDecay().choose(learn)]==['0.weight','4.weight']
