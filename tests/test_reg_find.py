@@ -149,3 +149,16 @@ def test_sparsity_counts_as_numpy_does():
     rep.plot()
     plt.close('all')
     assert np.isclose(float(rep.cells(r)[3].rstrip('%')), 100*r.share, atol=.06)
+
+def test_the_same_whatever_was_drawn_before():
+    learn = learner()
+    def losses(**kw):
+        found = quiet(learn, lambda l: l.reg_find(L1, 1e-3, 1e-2, 10, show_plot=False, **kw))
+        return [p.loss for p in found]
+    first = losses()
+    torch.rand(7)
+    assert losses()==first and losses(seed=1) != first
+
+def test_path_in_place_of_its_twin():
+    path = quiet(learner(L1(1e-5)), lambda l: l.reg_path(L1, [10.], epochs=1, show_plot=False))
+    assert path[0].zeros==1.
