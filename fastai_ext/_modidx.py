@@ -1650,6 +1650,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'fastai_ext/regularize/consistency.py'),
                                                    'fastai_ext.regularize.consistency.RDrop.__init__': ( 'regularize/consistency.html#rdrop.__init__',
                                                                                                          'fastai_ext/regularize/consistency.py'),
+                                                   'fastai_ext.regularize.consistency.RDrop._later': ( 'regularize/consistency.html#rdrop._later',
+                                                                                                       'fastai_ext/regularize/consistency.py'),
                                                    'fastai_ext.regularize.consistency.RDrop._mean': ( 'regularize/consistency.html#rdrop._mean',
                                                                                                       'fastai_ext/regularize/consistency.py'),
                                                    'fastai_ext.regularize.consistency.RDrop.prepare': ( 'regularize/consistency.html#rdrop.prepare',

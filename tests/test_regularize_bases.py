@@ -28,7 +28,7 @@ from fastai_ext.regularize.group import GroupLasso
 from fastai_ext.regularize.mixout import Mixout
 from fastai_ext.regularize.orthogonal import Orthogonal, grad_orthogonal
 from fastai_ext.regularize.penalty import L1, L2, ElasticNet
-from fastai_ext.regularize.proximal import prox_group, prox_group_, prox_l1
+from fastai_ext.regularize.proximal import prox_elastic_net_, prox_group, prox_group_, prox_l1
 from fastai_ext.regularize.report import Sparsity
 from fastai_ext.regularize.sharpness import ASAM, SAM
 
@@ -138,6 +138,14 @@ def test_a_group_at_its_limit():
         if not zero: torch.testing.assert_close(new + t*new/new.norm(dim=1, keepdim=True), w)
     assert prox_group(torch.tensor([[3.,4.]]), 6.).tolist()==[[0.,0.]]
     assert prox_group(torch.zeros(1,2), torch.tensor([[0.,1.]])).tolist()==[[0.,0.]]
+    assert prox_group(torch.tensor([[0.,3.]]), torch.tensor([[0.,1.]])).tolist()==[[0.,2.]]  # a step of 0 for a 0
+
+def test_at_learning_rate_0_not_even_rounding():
+    w = torch.randn(50, 7)
+    for prox in (partial(prox_elastic_net_, l1=.3, l2=.2), partial(prox_group_, strength=.3)):
+        same = w.clone()
+        prox(same, steps.Adaptive(torch.rand(50, 7), 0., 1e-5))
+        assert torch.equal(same, w)
 
 # strengths
 
