@@ -7,7 +7,8 @@ import numpy as np
 import pytest, torch
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import NonNativeMixedPrecision, _copy_state, get_master
-from fastai.callback.schedule import ParamScheduler, SchedCos, SchedLin, lr_find  # noqa: F401  gives a learner `lr_find`
+from fastai.callback.schedule import ParamScheduler, SchedCos, SchedLin
+from fastai.callback.schedule import lr_find  # noqa: F401  gives a learner `lr_find`
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
