@@ -145,7 +145,21 @@ def choose(
     "(weights, center): `center`, the mean of the targets, is what `'stack'` weighs values about"
     if how=='nnls': return nnls_weights(preds, y, kind),0.
     if how=='stack': return stack_weights(preds, y, kind),float(np.mean(y)) if kind=='value' else 0.
+    if loss is not None: _check_loss(loss, preds, y, seed)
     return select_weights(preds, y, loss or loss_of_kind(kind), n, seed=seed),0.
+
+def _check_loss(loss, preds, y, seed):
+    "Raise `ValueError` for a function that takes no arrays, gives no number, or becomes small for wrong predictions"
+    name,y = getattr(loss, '__name__', repr(loss)),np.asarray(y)
+    wrong = np.random.RandomState(seed).permutation(len(y))
+    try: right,mixed = ([float(loss(np.asarray(p)[i], y)) for p in preds] for i in (np.arange(len(y)), wrong))
+    except (TypeError,AttributeError,ValueError,IndexError) as e:
+        raise ValueError(f"ensemble: loss={name} does not take arrays of predictions and targets and give a number "
+                         f"({type(e).__name__}: {e}); give for example "
+                         "loss=lambda p,y: (p.argmax(1) != y.ravel()).mean()") from e
+    if all(r > m for r,m in zip(right, mixed, strict=True)):
+        raise ValueError(f"ensemble: loss={name} is larger for these predictions than for shuffled ones, so it is no "
+                         "loss to make small; give its negative, or 1 minus it")
 
 def given_weights(
     weights, # A number >= 0 for each member

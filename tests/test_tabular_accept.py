@@ -1,0 +1,123 @@
+"What a user may count on with every engine: gaps, functions of the target, rows in any form, nothing modified"
+import numpy as np
+import pandas as pd
+import pytest
+from fastai.data.block import RegressionBlock
+from fastai.metrics import accuracy, rmse
+from fastai.tabular.core import Categorify, FillMissing, Normalize
+from fastai.tabular.data import TabularDataLoaders
+from fastai_ext.tabular.dls import tabular_dls
+from fastai_ext.tabular.ensemble import ensemble
+from fastai_ext.tabular.engines import engines
+from fastai_ext.tabular.files import load_tree_learner
+from fastai_ext.tabular.trees import tree_learner
+import fastai_ext.tabular.effects, fastai_ext.tabular.related  # noqa: F401  add `contributions` and `redundant`
+
+names = list(engines)
+
+def table(n=260, seed=0):
+    rng = np.random.RandomState(seed)
+    df = pd.DataFrame(dict(kind=rng.choice(list('abcd'), n), a=rng.randn(n), b=rng.rand(n)*1e3))
+    df['y'] = np.exp(df.a*.3 + (df.kind=='b') + .05*rng.randn(n) + 3)
+    return df
+
+def grown(name, df=None, y_tfm=None, **kwargs):
+    df = table() if df is None else df
+    tl = tree_learner(tabular_dls(df, 'y', valid=range(200,260)), name, rmse, y_tfm, n_jobs=1,
+                      **(kwargs if name=='dt' else dict(n_estimators=15)|kwargs))
+    with tl.no_bar(), tl.no_logging(): tl.fit(patience=5)
+    return tl
+
+@pytest.fixture(scope='module')
+def fitted():
+    made = {}
+    def get(name):
+        if name not in made: made[name] = grown(name)
+        return made[name]
+    return get
+
+@pytest.mark.parametrize('name', names)
+def test_04_a_gap_where_training_had_none_is_the_training_median(fitted, name):
+    tl,new = fitted(name),table()[200:]
+    with pytest.warns(UserWarning, match="60 of 60 values of column 'a' are missing, where training had none"):
+        gone = tl.get_preds(dl=new.assign(a=np.nan))[0]
+    median = table().a[:200].median()
+    assert np.allclose(gone, tl.get_preds(dl=new.assign(a=median))[0])
+
+@pytest.mark.parametrize('name', names)
+def test_07_metrics_in_both_units(name):
+    tl = grown(name, y_tfm=(np.log, np.exp))
+    p,y = (o.numpy() for o in tl.get_preds())
+    loss,error = tl.validate()
+    assert loss == pytest.approx(((np.log(p)-np.log(y))**2).mean(), rel=1e-5)
+    assert error == pytest.approx(((p-y)**2).mean()**.5, rel=1e-5)
+    assert np.array_equal(y[:,0], table().y[200:])   # to the last digit
+
+@pytest.mark.parametrize('name', names)
+def test_09_one_row_in_any_form_is_the_row_of_the_batch(fitted, name):
+    tl,row = fitted(name),table().iloc[210]
+    batch = tl.get_preds(dl=table()[200:])[0][10]
+    rows = row, row.drop('y'), row.to_dict(), {k:v for k,v in row.items() if k != 'y'}, table().iloc[[210]]
+    for o in rows: assert np.array_equal(tl.predict(o)[2], batch)
+
+@pytest.mark.parametrize('name', names)
+def test_16_contributions_sum_to_the_prediction_or_are_refused(fitted, name):
+    tl = fitted(name)
+    if name=='hist':
+        with pytest.raises(NotImplementedError, match='cannot say'): tl.contributions(table().iloc[210])
+        return
+    for i in (200,233):
+        why,p = tl.contributions(table().iloc[i]),tl.get_preds(dl=table().iloc[[i]])[0].item()
+        assert abs(why.base+sum(s.adds for s in why)-p) < 1e-5*abs(p)
+
+@pytest.mark.parametrize('name', names)
+def test_22_nothing_that_is_given_is_modified(name):
+    df = table()
+    before = df.copy()
+    tl = grown(name, df)
+    items = tl.dls.train_ds.items.copy(),tl.dls.valid_ds.items.copy()
+    new = df[200:]
+    tl.get_preds(dl=new), tl.predict(new.iloc[0]), tl.validate(dl=new), tl.partial('a')
+    assert df.equals(before) and tl.dls.train_ds.items.equals(items[0]) and tl.dls.valid_ds.items.equals(items[1])
+
+def test_11_the_dendrogram_survives_constant_columns():
+    df = table().assign(same=1., none=2.)
+    dls = TabularDataLoaders.from_df(df, procs=[Categorify,FillMissing,Normalize], cat_names=['kind'], y_names='y',
+                                     cont_names=['a','b','same','none'], y_block=RegressionBlock(),
+                                     valid_idx=range(200,260))
+    tl = tree_learner(dls, 'dt')
+    assert not len(tl.redundant(.99))
+    shown = [t.get_text() for t in tl.plot_redundant().get_yticklabels()]
+    assert sorted(shown) == ['a','b','kind']
+
+def test_native_categories_of_instances_are_split_as_such():
+    from catboost import CatBoostRegressor
+    from xgboost import XGBRegressor
+    dls = tabular_dls(table(), 'y', valid=range(200,260))
+    for model in (XGBRegressor(enable_categorical=True, n_estimators=5),
+                  CatBoostRegressor(iterations=5, cat_features=['kind'])):
+        tl = tree_learner(dls, model)
+        with tl.no_bar(), tl.no_logging(): tl.fit()
+        again = tl.clone()
+        assert tl.model.engine.n_native == again.model.engine.n_native == 1
+    assert tree_learner(dls, XGBRegressor()).model.engine.types() == ['c','q','q']
+
+def test_refusals_say_what_to_do(fitted, tmp_path):
+    tl,df = fitted('dt'),table()
+    with pytest.raises(ValueError, match="duplicate columns: 'a'"): tl.get_preds(dl=pd.concat([df, df[['a']]], axis=1))
+    with pytest.raises(TypeError, match=r'get_preds\(dl=frame\)'): tl.get_preds(df)
+    loaded = load_tree_learner(tl.export(tmp_path/'t.trees'))
+    with pytest.raises(ValueError, match='a loaded learner has none'): loaded.fit()
+    with pytest.raises(ValueError, match='no rows to show'): loaded.show_results()
+    assert '0 training rows' in str(loaded.summary())
+    assert len(tl.get_preds(dl=df[:0])[0]) == 0
+
+def test_a_loss_that_is_none_is_refused():
+    dls = tabular_dls(table().assign(y=lambda d: np.where(d.y > 20, 'high', 'low')), 'y', valid=range(150,260))
+    both = [tree_learner(dls, name, n_jobs=1) for name in ('dt','extra')]
+    for tl in both:
+        with tl.no_bar(), tl.no_logging(): tl.fit()
+    def right(p, y): return (p.argmax(1) == y.ravel()).mean()
+    with pytest.raises(ValueError, match='loss=accuracy does not take arrays'): ensemble(*both, loss=accuracy)
+    with pytest.raises(ValueError, match='loss=right is larger for these predictions'): ensemble(*both, loss=right)
+    assert ensemble(*both, loss=lambda p,y: 1-right(p, y)).weights.sum() == pytest.approx(1)
