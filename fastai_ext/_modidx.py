@@ -2497,6 +2497,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'fastai_ext.tabular.dls._has_time': ('tabular/dls.html#_has_time', 'fastai_ext/tabular/dls.py'),
                                         'fastai_ext.tabular.dls._kind_of_many': ( 'tabular/dls.html#_kind_of_many',
                                                                                   'fastai_ext/tabular/dls.py'),
+                                        'fastai_ext.tabular.dls._others': ('tabular/dls.html#_others', 'fastai_ext/tabular/dls.py'),
                                         'fastai_ext.tabular.dls._positions': ('tabular/dls.html#_positions', 'fastai_ext/tabular/dls.py'),
                                         'fastai_ext.tabular.dls._split_columns': ( 'tabular/dls.html#_split_columns',
                                                                                    'fastai_ext/tabular/dls.py'),

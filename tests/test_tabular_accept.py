@@ -6,10 +6,12 @@ from fastai.data.block import RegressionBlock
 from fastai.metrics import accuracy, rmse
 from fastai.tabular.core import Categorify, FillMissing, Normalize
 from fastai.tabular.data import TabularDataLoaders
+from fastai_ext.tabular.auto import fit_tabular
 from fastai_ext.tabular.dls import tabular_dls
 from fastai_ext.tabular.ensemble import ensemble
 from fastai_ext.tabular.engines import engines
 from fastai_ext.tabular.files import load_tree_learner
+from fastai_ext.tabular.folds import fold_positions
 from fastai_ext.tabular.trees import tree_learner
 import fastai_ext.tabular.effects, fastai_ext.tabular.related  # noqa: F401  add `contributions` and `redundant`
 
@@ -121,3 +123,22 @@ def test_a_loss_that_is_none_is_refused():
     with pytest.raises(ValueError, match='loss=accuracy does not take arrays'): ensemble(*both, loss=accuracy)
     with pytest.raises(ValueError, match='loss=right is larger for these predictions'): ensemble(*both, loss=right)
     assert ensemble(*both, loss=lambda p,y: 1-right(p, y)).weights.sum() == pytest.approx(1)
+
+# --- the order of time
+
+def test_folds_in_time_are_stretches_of_it():
+    parts = fold_positions(np.zeros(10), 3, 'value', time=True)
+    assert [b.tolist() for _,b in parts] == [[0,1,2,3], [4,5,6], [7,8,9]]
+    assert all(sorted([*a, *b]) == list(range(10)) for a,b in parts)
+
+def test_fit_tabular_keeps_later_rows_to_report():
+    df = table().assign(day=np.random.RandomState(1).permutation(260)*1.)
+    ens = fit_tabular(df, 'y', models=['dt','extra'], folds=3, valid=.1, time='day', verbose=False)
+    norm = ens.dls.train_ds.procs.normalize
+    days = [ds.items.day*norm.stds['day']+norm.means['day'] for ds in (ens.dls.train_ds, ens.dls.valid_ds)]
+    assert days[0].round().is_monotonic_increasing and round(days[1].min()) == 234 and len(days[1]) == 26
+    assert ens.importance(n=1, metric=rmse).index[0] in ('a','kind')
+    with pytest.raises(KeyError, match="no column 'when'"): fit_tabular(df, 'y', time='when')
+    with pytest.raises(ValueError, match='positions as valid would mean others'):
+        fit_tabular(df, 'y', time='day', valid=range(10))
+    with pytest.raises(ValueError, match='sort the rows before'): fit_tabular(ens.dls, time='day')

@@ -102,12 +102,18 @@ def splits_of(
             raise ValueError(f"tabular_dls: valid={valid} is not a fraction in [0,1); give one, or positions of rows")
         perm = np.random.RandomState(seed).permutation(n)
         held = np.sort(perm[:int(round(valid*n))])
-        train = np.setdiff1d(np.arange(n), held)
+        train = _others(held, n)
     else:
         held = _positions(valid, n)
-        train = np.setdiff1d(np.arange(n), held)
+        train = _others(held, n)
     if not len(train): raise ValueError("tabular_dls: there are no training rows; give fewer as valid")
     return train,held
+
+def _others(held, n):
+    "The positions of `n` rows that are not in `held`"
+    left = np.ones(n, dtype=bool)
+    left[held] = False
+    return np.flatnonzero(left)
 
 def _positions(valid, n):
     held = np.asarray([] if valid is None else list(valid))
