@@ -146,6 +146,7 @@ def test_sparsity_counts_as_numpy_does():
     assert isinstance(rep, Sparsity) and [o.name for o in rep]==['0.weight','4.weight']
     assert rep.share==pytest.approx((a==0).sum()/(a.size+320))
     assert learn.sparsity_report(only='4.weight', tol=10.).share==1. and len(learn.sparsity_report(skip='0.*'))==1
+    assert learn.sparsity_report(only='4.weight', tol=10.)[0].zero_inputs==32
     rep.plot()
     plt.close('all')
     assert np.isclose(float(rep.cells(r)[3].rstrip('%')), 100*r.share, atol=.06)
@@ -162,3 +163,9 @@ def test_the_same_whatever_was_drawn_before():
 def test_path_in_place_of_its_twin():
     path = quiet(learner(L1(1e-5)), lambda l: l.reg_path(L1, [10.], epochs=1, show_plot=False))
     assert path[0].zeros==1.
+
+def test_path_of_a_linear_model():
+    learn = learner()
+    learn.model = nn.Linear(64, 10)
+    path = quiet(learn, lambda l: l.reg_path(L1, [.3, 1e-5], epochs=1, lr=1e-2, show_plot=False))
+    assert path[0].zeros > .9 > path[1].zeros

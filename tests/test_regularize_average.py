@@ -104,7 +104,7 @@ class Reseed(Callback):
         import random
         self.learn.dls.train.rng = random.Random(100+self.epoch)
 
-averages = {'EMA': partial(EMA, .9), 'EMA late, every 2': partial(EMA, .9, 2, .3),
+averages = {'EMA': partial(EMA, .9), 'EMA late, every 3': partial(EMA, .9, 3, .3),
             'SWA': partial(SWA, .25), 'SWA by steps': partial(SWA, .2, 3, False)}
 
 @pytest.mark.parametrize('opt,with_opt', [*((o, True) for o in optimizers), ('plain SGD', False)])

@@ -13,7 +13,8 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat, MSELossFlat
-from fastai.optimizer import Adam, Lamb, Larc, OptimWrapper, QHAdam, RAdam, RMSProp, SGD
+from fastai.optimizer import (Adam, Lamb, Larc, OptimWrapper, Optimizer, QHAdam, RAdam, RMSProp, SGD, average_grad,
+                              momentum_step)
 from fastai.torch_core import set_seed
 from torch import nn
 
@@ -484,3 +485,17 @@ def test_a_momentum_that_was_there_before(name, gain):
     for _ in range(3): opt.step()
     steps.before_step(opt)
     assert steps.step_size(opt, p, opt.hypers[0])==pytest.approx(.01*gain, rel=1e-4)
+
+def test_momentum_that_is_an_average_does_not_add_up():
+    p = nn.Parameter(torch.ones(3))
+    opt = Optimizer([[p]], [partial(average_grad, dampening=True), momentum_step], lr=.01, mom=.9)
+    for _ in range(80):
+        p.grad,before = torch.ones(3),p.detach().clone()
+        steps.before_step(opt)
+        opt.step()
+        steps.after_step(opt)
+    step = torch.full((3,), steps.step_size(opt, p, opt.hypers[0]))
+    torch.testing.assert_close(before-p.detach(), step, rtol=1e-3, atol=0)
+
+def test_a_start_that_nobody_has_kept():
+    with pytest.raises(ValueError, match='are not known'): fit(learner(L2SP()), 2, start_epoch=1)

@@ -119,6 +119,8 @@ def test_information():
     for probs,total,shared in ((certain, 0., 0.), (split, 2., 2.), (even, 2., 0.)):
         t,s = mutual_information(probs)
         for got,want in ((t, total), (s, shared)): assert got.item()==pytest.approx(math.log(max(want, 1.)), abs=1e-6)
+    other = mutual_information(torch.tensor([[[.5,.5]],[[1.,0.]]]))[1]  # passes that are not equally sure
+    assert other.item()==pytest.approx(.5623-.3466, abs=1e-3)
     t,s = mutual_information(split[...,0], None)
     assert abs(t.item()-.6931) < 1e-3 and abs(s.item()-.6931) < 1e-3
     images = torch.rand(5,3,4,2,2).softmax(2)

@@ -23,7 +23,7 @@ from fastai_ext.contract.harness import contract_learner
 from fastai_ext.contract.steps import CPUMixedPrecision
 from fastai_ext.model.weights import weights
 from fastai_ext.regularize.activation import ActivationL1, ActivationL2
-from fastai_ext.regularize.consistency import ConfidencePenalty, JacobianPenalty, RDrop, class_axis
+from fastai_ext.regularize.consistency import ConfidencePenalty, JacobianPenalty, RDrop, class_axis, jacobian_norm2
 from fastai_ext.regularize.decay import WeightDecay
 from fastai_ext.regularize.mixout import Mixout
 from fastai_ext.regularize.penalty import L2
@@ -543,3 +543,41 @@ def test_a_norm_of_two_axes_does_not_decay():
     learn = learner(model=nn.Sequential(nn.Linear(4,6), nn.Unflatten(1, (2,3)), nn.LayerNorm((2,3)), nn.Flatten(),
                                         nn.Linear(6,3)))
     assert [w.name for w in WeightDecay().choose(learn)]==['0.weight','4.weight']
+
+def test_the_strength_of_a_term_is_scheduled():
+    seen = []
+    class See(Callback):
+        def after_batch(self):
+            if self.training: seen.append(self.learn.confidence_penalty.now)
+    sched = ParamScheduler({'confidence': SchedLin(0., .8)})
+    fit(learner(ConfidencePenalty(.5), See(), batches=four), 2, 0., cbs=sched)
+    assert seen==pytest.approx([.1*i for i in range(8)])
+
+def test_every_batch_of_every_epoch_draws_anew():
+    seeds,ws,model = [],[],net(.5)
+    class See(Callback):
+        def after_pred(self):
+            if self.training: seeds.append(self.learn.r_drop.seed_now)
+    fit(learner(RDrop(), See(), model=model, batches=four), 2, 0.)
+    assert len(set(seeds))==8
+    model = net()
+    model[0].register_forward_hook(lambda m,i,o: ws.append(m.weight.detach().clone()) if m.training else None)
+    class Shift(Callback):
+        def before_fit(self): self.learn.model[0].weight.data.add_(1.)
+    cb = Mixout(.5)
+    shift = Shift()
+    shift.order = cb.order + 1
+    fit(learner(cb, shift, model=model, batches=four), 2, 0.)
+    assert len(ws)==8 and len({tuple(w.flatten().tolist()) for w in ws})==8
+
+def test_directions_of_the_jacobian():
+    "One random direction is right in the mean, and leaves the global generator alone"
+    g = torch.Generator().manual_seed(0)
+    w,x = torch.randn(3, 4, generator=g),torch.randn(64, 4, generator=g, requires_grad=True)
+    got = [jacobian_norm2(x @ w.T, x, 1, g).item() for _ in range(60)]
+    assert sum(got)/60==pytest.approx(w.square().sum().item(), rel=.05)
+    states = []
+    for cbs in ([JacobianPenalty(.1, n_proj=1)], []):
+        fit(learner(*cbs), 1, 0.)
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
