@@ -138,6 +138,7 @@ def test_fit_tabular_keeps_later_rows_to_report():
     days = [ds.items.day*norm.stds['day']+norm.means['day'] for ds in (ens.dls.train_ds, ens.dls.valid_ds)]
     assert days[0].round().is_monotonic_increasing and round(days[1].min()) == 234 and len(days[1]) == 26
     assert ens.importance(n=1, metric=rmse).index[0] in ('a','kind')
+    with pytest.raises(NotImplementedError, match='call it on one of the trees'): ens.drop_search()
     with pytest.raises(KeyError, match="no column 'when'"): fit_tabular(df, 'y', time='when')
     with pytest.raises(ValueError, match='positions as valid would mean others'):
         fit_tabular(df, 'y', time='day', valid=range(10))

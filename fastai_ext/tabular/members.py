@@ -113,6 +113,7 @@ class EnsembleLearner(TableLearner):
     clone = refuses('clone', 'clone the members, then call ensemble(…)')
     save = refuses('save', 'call export(), which load_tree_learner reads')
     load = refuses('load', 'call load_tree_learner on what export() wrote')
+    drop_search = refuses('drop_search', 'call it on one of the trees among the members, learn.model.members')
     oob,oob_preds,spread = (refuses(o, 'call it on a forest among the members, learn.model.members')
                             for o in ('oob','oob_preds','spread'))
 
