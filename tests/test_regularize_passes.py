@@ -343,6 +343,13 @@ bad = {'sam': lambda: SAM(-1.), 'sam nan': lambda: SAM(float('nan')), 'sam text'
 def test_bad_input(name):
     with pytest.raises(ValueError, match='give'): bad[name]()
 
+def test_a_head_of_zeros_is_no_lack_of_dropout():
+    "Before the first step its predictions are equal whatever was dropped before it"
+    model = net(.5)
+    nn.init.zeros_(model[-1].weight), nn.init.zeros_(model[-1].bias)
+    learn = fit(learner(RDrop(), model=model), 2)
+    assert model[-1].weight.abs().max() > 0 and torch.isfinite(torch.tensor(learn.recorder.values)).all()
+
 def test_bad_fits():
     for cb in (RDrop(), ConfidencePenalty()):
         with pytest.raises(ValueError, match='axis='):

@@ -279,8 +279,13 @@ class Proximal(Penalty):
         if self.was_cancelled():
             (joined(self.learn.opt) or {}).clear()
             return
-        opt = self.learn.opt
-        steps.after_step(opt)
+        steps.after_step(self.learn.opt)
+        self.apply_prox(self.learn.opt)
+
+    def apply_prox(self,
+        opt, # Optimizer that has just stepped
+    ):
+        "The proximal step of every live weight, but for those where the optimizer has taken it already"
         hypers = opt.hypers
         for s,hs in self._by_group(self._held):
             for h in hs:

@@ -16,7 +16,7 @@ from fastai.optimizer import OptimWrapper
 from fastcore.basics import basic_repr,store_attr
 
 from .again import batch_kept,predict_again,untraced
-from .dropout import DropoutSchedule
+from .dropout import DropoutSchedule, dropouts
 from .strength import check_schedules
 
 # %% ../../nbs/regularize/consistency.ipynb #b8360a89
@@ -163,8 +163,9 @@ class RDrop(LossTerm):
         return .5*(loss2 - loss) + self.now*self._mean(symmetric_kl(first, second, self._axis))
 
     def _later(self):
-        "Whether dropout may be 0 only now"
-        return any(isinstance(cb, DropoutSchedule) for cb in self.learn.cbs)
+        "Whether dropout is 0 only now, or does not show yet, as behind it is a last layer of zeros"
+        scheduled = any(isinstance(cb, DropoutSchedule) for cb in self.learn.cbs)
+        return scheduled or any(site.p for site in dropouts(self.model))
 
     def _mean(self, kl):
         "Over what the loss counts"

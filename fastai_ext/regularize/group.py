@@ -15,7 +15,6 @@ import torch
 from ..model.weights import unwrap
 from . import steps
 from .base import Proximal
-from .fused import joined
 from .proximal import grad_group, norm_group, prox_group_
 from .steps import pieces
 
@@ -189,14 +188,7 @@ class GroupLasso(Proximal):
             for h,g in zip(b.held, b.back(s*self._scale(b, m)*grad_group(m), ts), strict=True):
                 h.param.grad[h.weight.role.index].add_(h.weight.unorient(g))
 
-    @torch.no_grad()
-    def after_step(self):
-        if self.how != 'prox': return
-        if self.was_cancelled():
-            (joined(self.learn.opt) or {}).clear()
-            return
-        opt = self.learn.opt
-        steps.after_step(opt)
+    def apply_prox(self, opt):
         hypers = opt.hypers
         for b,s in self._live():
             if b.lies and self._done(b.held[0]):
