@@ -1,5 +1,5 @@
 "How the package's own code is written: lines of 120 columns, and every public name explained"
-import ast, importlib, inspect, io, re, tokenize
+import ast, importlib, inspect, io, json, re, tokenize
 
 import pytest
 
@@ -13,6 +13,14 @@ def test_lines_of_120_columns():
     wide = [f'{f}:{i}' for f in files for i,l in enumerate((root/f).read_text(encoding='utf-8').splitlines(), 1)
             if len(l) > 120 and not l.startswith('__all__ = [')]  # that line is nbdev's
     assert wide == []
+
+@pytest.mark.parametrize('nb', tracked('nbs/*.ipynb', 'nbs/**/*.ipynb'), ids=str)
+def test_code_on_pages_fits(nb):
+    "118 columns are as wide as a page at 1280 pixels; `#| fig-alt:` and the like are not shown"
+    cells = json.loads((root/nb).read_text(encoding='utf-8'))['cells']
+    shown = [''.join(c['source']) for c in cells if c['cell_type'] == 'code']
+    shown = [s for s in shown if not re.search(r'^#\s*\| *(export|hide)', s, re.M)]
+    assert [l for s in shown for l in s.splitlines() if len(l) > 118 and not re.match(r'#\s*\|', l)] == []
 
 def public(source, helpers=False):
     """(name, node, whether a method) of each function, class and method that a module's `__all__` passes on; `helpers`:
