@@ -90,6 +90,7 @@ def main(verb='', *paths):
     os.environ.update(PYTHONPATH=str(root), OMP_NUM_THREADS='1', PYTHONHASHSEED='0', PYDEVD_DISABLE_FILE_VALIDATION='1',
                       PYTHONWARNINGS='ignore::FutureWarning:torch.jit._script,ignore:The given NumPy array is not '
                                      'writable:UserWarning')
+    os.environ.pop('MPLBACKEND', None)  # one that draws nowhere would drop the pictures without a word
     if verb == 'run': export()
     for p in paths: verbs[verb](p)
 
