@@ -80,7 +80,7 @@ callback_examples = dict(
     SAM = dict(cb=SAM, strength='rho', owes='rng'),
     ASAM = dict(cb=ASAM, strength='rho', owes='rng'),
     RDrop = dict(cb=RDrop, strength='alpha', owes='rng', learner=dropout_learner),
-    JacobianPenalty = dict(cb=partial(JacobianPenalty, n_proj=2), strength='jacobian', owes='rng'),
+    JacobianPenalty = dict(cb=partial(JacobianPenalty, n_proj=3), strength='jacobian', owes='rng'),
     ConfidencePenalty = dict(cb=ConfidencePenalty, strength='confidence', owes='rng'),
     DropoutSchedule = dict(cb=DropoutSchedule, learner=dropout_learner),
     Mixout = dict(cb=Mixout, strength='p', owes='rng', skip=dict(

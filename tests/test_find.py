@@ -107,7 +107,7 @@ def test_it_shows_itself():
     found = find(learner(), num_it=4)
     assert isinstance(found, InitFind) and isinstance(found.candidates, Candidates) and len(found.candidates)==7
     found.plot()
-    assert len(plt.gca().lines)==7 and found.suggestion in plt.gca().get_legend().get_texts()[0].get_text()
+    assert len(plt.gca().lines)==7 and any(found.suggestion in t.get_text() for t in plt.gca().texts)
     plt.close('all')
     assert repr(found).startswith(f'suggestion: {found.suggestion}') and '<b>' in found._repr_html_()
 
