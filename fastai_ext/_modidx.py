@@ -3993,6 +3993,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'fastai_ext/vision/spec.py'),
                                         'fastai_ext.vision.spec.MarkSpec.is_random': ( 'vision/spec.html#markspec.is_random',
                                                                                        'fastai_ext/vision/spec.py'),
+                                        'fastai_ext.vision.spec._hard': ('vision/spec.html#_hard', 'fastai_ext/vision/spec.py'),
                                         'fastai_ext.vision.spec._number': ('vision/spec.html#_number', 'fastai_ext/vision/spec.py'),
                                         'fastai_ext.vision.spec._one_of': ('vision/spec.html#_one_of', 'fastai_ext/vision/spec.py'),
                                         'fastai_ext.vision.spec._pos': ('vision/spec.html#_pos', 'fastai_ext/vision/spec.py'),
