@@ -87,3 +87,8 @@ def test_the_install_page_prints_the_extras_of_today():
         line, = (l for l in printed if l.startswith(f'pip install -e ".[{extra}]"'))
         printed_reqs = sorted(line.partition(']"')[2].strip().split(', '))
         assert printed_reqs == reqs, 'run python nbs/_tools/nb.py run nbs/guide/install.ipynb'
+
+def test_benchmarks_that_pages_name_exist():
+    named = {m for nb in tracked('nbs/*.ipynb', 'nbs/**/*.ipynb')
+             for m in re.findall(r'benchmarks/\w+\.\w+', (root/nb).read_text(encoding='utf-8'))}
+    assert len(named) > 8 and [o for o in sorted(named) if not (root/o).exists()] == []
