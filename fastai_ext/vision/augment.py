@@ -15,6 +15,7 @@ from fastai.data.transforms import Normalize, ToTensor
 from fastai.torch_core import TensorImage
 from fastai.vision.augment import RandTransform
 from fastai.vision.core import PILImage
+from fastcore import xml
 from fastcore.basics import store_attr
 from fastcore.meta import delegates
 from .chance import uniforms
@@ -126,6 +127,10 @@ def _follow(dl):
         dl.before_iter = lambda: (before_iter(), _tell(dl))
 
 # %% ../../nbs/vision/augment.ipynb #f0a05c92
+def _hard(*args, **kwargs): check_mark(xml.Mark(), 'Mark.hard')
+
+xml.Mark.hard = _hard  # fastcore's own has no such attribute; here it says which import brings the mark
+
 class _Watermark(RandTransform):
     "What `Watermark` and `WatermarkBatch` share"
     # which pictures are marked is decided in `__call__`: a class value of 0 could not be undone for `valid`

@@ -7,8 +7,6 @@ __all__ = ['ANCHORS', 'QUIET', 'MarkSpec', 'checked', 'check_mark']
 
 # %% ../../nbs/vision/spec.ipynb #341596f2
 from dataclasses import dataclass
-
-from fastcore import xml
 from .chance import is_range
 from .fields import fill
 from .letters import check_text
@@ -117,13 +115,6 @@ def checked(
     return res
 
 # %% ../../nbs/vision/spec.ipynb #f6a8fa5c
-_other_mark = ("this Mark is the <mark> of fastcore, which `from fastai.… import *` brings; import fastai_ext after "
-               "fastai, or from fastai_ext.vision.mark import Mark")
-
-def _hard(*args, **kwargs): raise TypeError(f"Mark.hard: {_other_mark}")
-
-xml.Mark.hard = _hard  # fastcore's has no such attribute; here it says why
-
 def check_mark(
     mark, # What somebody gave for a mark
     who,  # Named in the message
@@ -131,6 +122,7 @@ def check_mark(
     "Raises `ValueError` for what is neither a `Mark`, a `MarkSampler` nor something with their `place`"
     if callable(getattr(mark, 'place', None)): return mark
     if type(mark).__module__.startswith('fastcore'):
-        raise ValueError(f"{who}: {_other_mark}")
+        raise ValueError(f"{who}: this Mark is the <mark> of fastcore, which `from fastai.… import *` brings; import "
+                         "fastai_ext after fastai, or from fastai_ext.vision.mark import Mark")
     hint = f"; write Mark({mark!r}) or text={mark!r}" if isinstance(mark, str) else '; give a Mark or a MarkSampler'
     raise ValueError(f"{who}: mark={mark!r} is no mark{hint}")
