@@ -1,5 +1,5 @@
 "Nothing else of a file changes, and nothing of the unmarked picture or its place travels along: exiftool judges"
-import io, json, re, shutil, struct, subprocess, sys, zlib
+import io, json, os, re, shutil, struct, subprocess, sys, zlib
 import numpy as np, pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
@@ -636,3 +636,56 @@ def test_alpha_on_a_background(tmp_path):
     assert y.mode == 'RGB' and min(y.getpixel((50,3))) > 245 and y.getpixel((5,3))[0] < 12
     with pytest.raises(ValueError, match="background='whit' is no colour"):
         save_stamped(tmp_path/'a.png', tmp_path/'b.jpg', mark, background='whit')
+
+# ---- damaged files
+
+def damaged(data, rng):
+    "A copy that was cut, or in which some bytes changed, came in, came twice or became 0"
+    data,end = bytearray(data),min(len(data), 700) if rng.random() < .7 else len(data)
+    at = rng.randrange(2, end)
+    match rng.choice(['cut', 'change', 'more', 'twice', 'zero']):
+        case 'cut': del data[rng.randrange(4, len(data)):]
+        case 'change':
+            for _ in range(rng.randint(1, 6)): data[rng.randrange(2, end)] = rng.randrange(256)
+        case 'more': data[at:at] = rng.randbytes(rng.randint(1, 9))
+        case 'twice': data[at:at] = data[at:at+rng.randint(1, 60)]
+        case 'zero': data[at:at+8] = bytes(8)
+    return bytes(data)
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'TIFF', 'WEBP', 'GIF', 'BMP'])
+def test_a_damaged_file_is_stamped_whole_or_refused(kind, tmp_path):
+    "The result opens and has the source's pixels under a mark of opacity 0; what cannot be read leaves nothing behind"
+    import random
+    exif = Image.Exif()
+    exif[0x13b] = 'Ada'
+    exif.get_ifd(0x8825)[1] = 'N'
+    how = dict(JPEG=dict(exif=exif, comment=b'hi'), PNG=dict(exif=exif), TIFF=dict(exif=exif, compression='tiff_lzw'),
+               WEBP=dict(exif=exif, lossless=True), GIF=dict(comment=b'hi')).get(kind, {})
+    picture,whole = Image.linear_gradient('L').resize((64,48)).convert('P' if kind == 'GIF' else 'RGB'),io.BytesIO()
+    picture.save(whole, kind, **how)
+    src,dst = tmp_path/f's.{kind.lower()}',tmp_path/f'd.{kind.lower()}'
+    rng,unseen,stamped = random.Random(kind),Mark('x', size=.3, opacity=0.),0
+    for _ in range(120):
+        src.write_bytes(damaged(whole.getvalue(), rng))
+        dst.unlink(missing_ok=True)
+        try: save_stamped(src, dst, unseen, strip_gps=rng.random() < .5)
+        except (OSError, ValueError, Image.DecompressionBombError):
+            assert os.listdir(tmp_path) == [src.name]
+            continue
+        stamped += 1
+        with Image.open(src) as a, Image.open(dst) as b:
+            assert a.size == b.size and a.mode == b.mode
+            if kind != 'JPEG': assert a.convert('RGBA').tobytes() == b.convert('RGBA').tobytes()
+            else: b.load()
+    assert stamped > 1
+
+def test_a_bmp_that_does_not_say_where_its_pixels_are(tmp_path):
+    "Readers take them to follow the header"
+    whole = io.BytesIO()
+    Image.linear_gradient('L').convert('RGB').save(whole, 'BMP')
+    data = bytearray(whole.getvalue())
+    data[10:14] = bytes(4)
+    (tmp_path/'s.bmp').write_bytes(data)
+    save_stamped(tmp_path/'s.bmp', tmp_path/'d.bmp', Mark('x', opacity=0.))
+    with Image.open(tmp_path/'s.bmp') as a, Image.open(tmp_path/'d.bmp') as b: assert a.tobytes() == b.tobytes()

@@ -15,7 +15,8 @@ def _channels_of(data):
     if data[:2] != b'BM' or len(data) < 70: return None
     at,head,width = (struct.unpack_from('<l', data, i)[0] for i in (10,14,18))
     bits,how = struct.unpack_from('<H', data, 28)[0],struct.unpack_from('<l', data, 30)[0]
-    if head < 40 or bits not in (24,32) or how not in (0,3): return None
+    if head < 40 or at < 14+head or width < 1: return None  # readers guess at what is wrong here
+    if bits not in (24,32) or how not in (0,3): return None
     order = [2,1,0]
     if how == 3:
         masks = struct.unpack_from('<4L', data, 54)
