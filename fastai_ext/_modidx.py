@@ -3645,6 +3645,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                           'fastai_ext/vision/files/stamping.py'),
                                                   'fastai_ext.vision.files.stamping.Stamping.begin': ( 'vision/files/stamping.html#stamping.begin',
                                                                                                        'fastai_ext/vision/files/stamping.py'),
+                                                  'fastai_ext.vision.files.stamping.Stamping.frames': ( 'vision/files/stamping.html#stamping.frames',
+                                                                                                        'fastai_ext/vision/files/stamping.py'),
                                                   'fastai_ext.vision.files.stamping.Stamping.notes': ( 'vision/files/stamping.html#stamping.notes',
                                                                                                        'fastai_ext/vision/files/stamping.py'),
                                                   'fastai_ext.vision.files.stamping.Stamping.place': ( 'vision/files/stamping.html#stamping.place',

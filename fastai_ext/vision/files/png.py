@@ -7,7 +7,7 @@ __all__ = ['png_chunks', 'png_bytes', 'deep_pixels', 'deep_png', 'stamp_png']
 
 # %% ../../../nbs/vision/files/png.ipynb #66205dd1
 import io, struct, zlib
-from PIL import Image, ImageSequence
+from PIL import Image
 from .stamping import blend_deep
 
 # %% ../../../nbs/vision/files/png.ipynb #0e52a565
@@ -169,14 +169,7 @@ def stamp_png(
 
 def _animated(im, job):
     "The chunks of an animation with the mark on each frame"
-    frames,times = [],[]
-    for f in ImageSequence.Iterator(im):
-        f.load()
-        times.append(f.info.get('duration') or 0)
-        res = job.stamped(f.copy())[0]
-        res.info = {}
-        frames.append(res)
-    im.seek(0)
+    frames,times = job.frames(im)
     first = bool(im.info.get('default_image'))
     out = io.BytesIO()
     frames[0].save(out, 'PNG', save_all=True, append_images=frames[1:], duration=times[1:] if first else times,

@@ -6,6 +6,8 @@
 __all__ = ['Stamping', 'blend_deep']
 
 # %% ../../../nbs/vision/files/stamping.ipynb #9f55e728
+from PIL import ImageSequence
+
 from .metadata import Metadata
 from ..placement import glance
 from ..stamp import blend_, exif_orientation, stampable
@@ -58,6 +60,20 @@ class Stamping:
         # the same pixels, without the file's own class: nobody else sees them, so they need no copy
         if res is im: res = im._new(im.im)
         return blend_(res, p),p
+
+    def frames(self,
+        im, # An animation, opened
+    ) -> tuple: # (its frames with the mark, without metadata; how long each is shown, in milliseconds)
+        "Every frame with the mark on it; afterwards `im` is at its first frame again"
+        frames,times = [],[]
+        for f in ImageSequence.Iterator(im):
+            f.load()
+            times.append(f.info.get('duration') or 0)
+            res = self.stamped(f.copy())[0]
+            res.info = {}
+            frames.append(res)
+        im.seek(0)
+        return frames,times
 
     def small(self,
         im, # Preview

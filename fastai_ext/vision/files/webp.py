@@ -7,7 +7,6 @@ __all__ = ['riff_chunks', 'stamp_webp']
 
 # %% ../../../nbs/vision/files/webp.ipynb #aab171a4
 import io, struct
-from PIL import ImageSequence
 
 # %% ../../../nbs/vision/files/webp.ipynb #29cfc870
 _WEBP_PIXELS = {b'VP8X',b'VP8 ',b'VP8L',b'ALPH',b'ANIM',b'ANMF'}
@@ -38,14 +37,7 @@ def stamp_webp(
     chunks,q = riff_chunks(data),job.options.quality
     how = dict(quality=95 if q == 'keep' else q)
     if q == 'keep' and _lossless_webp(chunks): how = dict(lossless=True, exact=True)
-    frames,times = [],[]
-    for f in ImageSequence.Iterator(im):
-        f.load()
-        times.append(f.info.get('duration') or 0)
-        res = job.stamped(f.copy())[0]
-        res.info = {}
-        frames.append(res)
-    im.seek(0)
+    frames,times = job.frames(im)
     out = io.BytesIO()
     more = dict(save_all=True, append_images=frames[1:], duration=times, loop=im.info.get('loop', 0),
                 background=im.info.get('background', (0,0,0,0)))
