@@ -1,6 +1,6 @@
 """What a regularizer costs in a training step: a fastai step with it over a plain fastai step, beside peers.
 
-    python benchmarks/regularize.py [--rounds 15] [--steps 8] [--cases mlp resnet] [--only L1 SAM] [--threads 1]
+    python benchmarks/regularize.py [--rounds 15] [--steps 8] [--cases mlp resnet] [--only L1 EMA] [--threads 1]
 
 Each round times every variant in turn on the same batch, so a ratio compares runs side by side; the median over rounds
 is printed, of the time of the processor and of the clock. One thread is the steadiest on a busy machine. What runs in a
@@ -20,8 +20,10 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import SGD, Adam
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from fastai_ext.regularize.activation import ActivationL1
 from fastai_ext.regularize.anchor import L2SP
+from fastai_ext.regularize.average import EMA
 from fastai_ext.regularize.consistency import RDrop
 from fastai_ext.regularize.constraint import MaxNorm, NonNeg
 from fastai_ext.regularize.fused import FusedAdam
@@ -44,6 +46,14 @@ def fasterai_l1(weight):
     from fasterai.core.criteria import large_final
     from fasterai.regularize.regularize_callback import RegularizeCallback
     return RegularizeCallback(large_final, 'weight', weight, [nn.Linear,nn.Conv2d])
+
+class TorchEMA(Callback):
+    "torch's own average of the same weights and buffers, updated after each step"
+    run_valid = False
+    def before_fit(self):
+        average = get_ema_multi_avg_fn(.999)
+        self.twin = AveragedModel(self.learn.model, multi_avg_fn=average, use_buffers=True)
+    def after_step(self): self.twin.update_parameters(self.learn.model)
 
 class Text(nn.Module):
     "A classifier of texts: embedding, two layers of LSTM, dropout, a linear layer"
@@ -89,6 +99,8 @@ penalties = {  # name: the callback, over which optimizer's plain step
     'NonNeg':      (lambda: NonNeg(), Adam),
     'Orthogonal':  (lambda: Orthogonal(1e-4), Adam),
     'ActivationL1': (lambda: ActivationL1(1e-4), Adam),
+    'EMA':         (lambda: EMA(.999), Adam),
+    'EMA by AveragedModel of torch': (TorchEMA, Adam),
     'an empty callback': (lambda: Callback(), Adam),
     'FusedAdam':           (lambda: None, FusedAdam),
     'L1 prox, FusedAdam':         (lambda: L1(1e-4), FusedAdam),

@@ -15,10 +15,14 @@ def label_lines(
     gap:float=1.15,  # Least distance between two names, in heights of a letter
 )->list:             # The `Annotation`s, from the lowest to the highest, vertical lines last
     """Write the `label` of each line at its right end, in the line's colour; lines without one stay without a name.
+    The label of `ax.errorbar` counts as that of its line.
 
     Names keep the order of the lines' ends and move no further than they must (isotonic regression)."""
     ax.get_xlim(), ax.get_ylim()  # matplotlib chooses limits that were left to it when it is asked
-    lines = [o for o in ax.get_lines() if not o.get_label().startswith('_') and len(o.get_xdata())]
+    names = {o: o.get_label() for o in ax.get_lines() if not o.get_label().startswith('_')}
+    bars = [o for o in ax.containers if getattr(o, 'lines', None)]
+    names |= {o.lines[0]: o.get_label() for o in bars if o.lines[0] and not (o.get_label() or '_').startswith('_')}
+    lines = [o for o in names if len(o.get_xdata())]
     ends = sorted(((_end(ax, o),o) for o in lines if not _is_vertical(o)), key=lambda p: p[0][1])
     per_point,texts = ax.figure.dpi/72,[]
     heights = [y/per_point for (_,y),_ in ends]
@@ -26,10 +30,10 @@ def label_lines(
     apart = _apart(heights, gap*size, low+size/2, high-size/2)
     for ((x,_),line),y,at in zip(ends, heights, apart, strict=True):
         place = ax.transAxes.inverted().transform((x, y*per_point))
-        texts.append(ax.annotate(line.get_label(), place, xytext=(5,at-y), xycoords='axes fraction', va='center',
+        texts.append(ax.annotate(names[line], place, xytext=(5,at-y), xycoords='axes fraction', va='center',
                                  textcoords='offset points', color=line.get_color(), fontsize=size))
     for line in filter(_is_vertical, lines):
-        texts.append(ax.annotate(line.get_label(), (line.get_xdata()[0],1), xytext=(-2,-3), rotation=90, ha='right',
+        texts.append(ax.annotate(names[line], (line.get_xdata()[0],1), xytext=(-2,-3), rotation=90, ha='right',
                                  xycoords=('data','axes fraction'), textcoords='offset points', va='top',
                                  color=line.get_color(), fontsize=size))
     return texts
