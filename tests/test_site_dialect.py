@@ -39,7 +39,8 @@ def test_headings_go_one_deeper_at_most():
 def test_a_percent_sign_opens_no_comment(): assert md('% of rows') == '\\% of rows'
 def test_a_displayed_formula_stands_alone(): assert md('so $$a=b$$ and') == 'so\n\n$$a=b$$\n\nand'
 def test_links_to_pages_and_texts():
-    assert md('[a](x.html#y) [b](../CHANGELOG.md) [c](../LICENSE)') == '[a](x.ipynb#y) [b](/changelog.md) c'
+    links = md('[a](x.html#y) [b](../CHANGELOG.md) [c](../LICENSE) [d](../CITATION.cff)')
+    assert links == '[a](x.ipynb#y) [b](/changelog.md) c d'
 
 def test_use_comes_before_the_reference_and_tests_after():
     from dialect import in_order, split

@@ -26,8 +26,8 @@ class Markdown:
         text = re.sub(r'(\]\((?![a-z]+:)[^)\s#]+)\.html(?=[#)])', r'\1.ipynb', text)  # a page, whatever a link calls it
         # a text of the repository is a page
         text = re.sub(r'\[([^]]*)\]\((?:\.\./)+([A-Z]+\.md)\)', lambda m: f'[{m[1]}](/{m[2].lower()})', text)
-        # LICENSE is none
-        text = re.sub(r'\[([^]]*)\]\((?:\.\./)+[A-Z]+\)', r'\1', text)
+        # LICENSE and CITATION.cff are none
+        text = re.sub(r'\[([^]]*)\]\((?:\.\./)+[A-Z]+(?:\.cff)?\)', r'\1', text)
         # a displayed formula within a paragraph
         text = re.sub(r'(?<=\S)\s*\$\$([^$]+)\$\$[ \t]*', r'\n\n$$\1$$\n\n', text)
         if sentences := re.findall(r'[A-Z][^.:!?$|#<>]{15,}(?=[.:!?])',
