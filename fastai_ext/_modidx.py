@@ -3493,6 +3493,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'fastai_ext/vision/files/jpeg.py'),
                                               'fastai_ext.vision.files.jpeg._jfxx': ( 'vision/files/jpeg.html#_jfxx',
                                                                                       'fastai_ext/vision/files/jpeg.py'),
+                                              'fastai_ext.vision.files.jpeg._markers': ( 'vision/files/jpeg.html#_markers',
+                                                                                         'fastai_ext/vision/files/jpeg.py'),
                                               'fastai_ext.vision.files.jpeg._new_index': ( 'vision/files/jpeg.html#_new_index',
                                                                                            'fastai_ext/vision/files/jpeg.py'),
                                               'fastai_ext.vision.files.jpeg._new_lengths': ( 'vision/files/jpeg.html#_new_lengths',

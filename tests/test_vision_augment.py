@@ -335,3 +335,15 @@ def test_tensors_in_the_wrong_place_are_refused_by_name():
     with pytest.raises(ValueError, match='a tensor already; give Watermark in item_tfms'): Watermark(text='me')(one)
     with pytest.raises(ValueError, match='TensorImage is no picture; open it first'): stamp(one, Mark('me'))
     with pytest.raises(ValueError, match='n x c x h x w'): stamp_batch(one, [None])
+
+def test_a_loader_of_another_class_keeps_it_and_tells_its_marks_each_epoch(folder):
+    "Two epochs have different marks, two loaders of one seed equal ones"
+    class Own(TfmdDL): pass
+    def epochs(dl_type):
+        set_seed(0)
+        tfm = WatermarkBatch(**wild, seed=3)
+        dls = loaders(folder, after=[tfm], dl_type=dl_type, shuffle=False)
+        return dls.train,[torch.cat([b[0] for b in dls.train]) for _ in range(2)]
+    (own,mine),(_,usual) = epochs(Own),epochs(TfmdDL)
+    assert type(own) is Own and own.mark_epoch == 1
+    assert (mine[0] != mine[1]).any() and all(torch.equal(a, b) for a,b in zip(mine, usual))

@@ -242,6 +242,78 @@ def test_05_sixteen_bits_of_a_tiff_stay(tmp_path, channels, order):
     solid,clear = arr(p.alpha()) == 255,arr(p.alpha()) == 0
     assert solid.sum() > 100 and (got[solid][:,:3] == (65535,0,0)).all() and (got[clear] == pixels[clear]).all()
 
+def packed_tiff(pixels, n, more=b'', compression=8, predictor=1,
+                pack=lambda rows: zlib.compress(rows.tobytes())):
+    "A TIFF of `n` strips that are compressed, whose places and lengths are numbers of 16 bits; `more` lies behind"
+    h,w,channels = pixels.shape
+    rows = -(-h//n)
+    strips = [pack(pixels[i:i+rows]) for i in range(0, h, rows)]
+    starts = [8+sum(map(len, strips[:i])) for i in range(n)]
+    at = 8+sum(map(len, strips))
+    deep,kind = 8*pixels.dtype.itemsize,3 if pixels.dtype.kind == 'f' else 1
+    tags = [(256,3,[w]), (257,3,[h]), (258,3,[deep]*channels), (259,3,[compression]),
+            (262,3,[2 if channels > 1 else 1]), (273,3,starts), (277,3,[channels]), (278,3,[rows]),
+            (279,3,[len(s) for s in strips]), (317,3,[predictor]), (339,3,[kind]*channels)]
+    entries,behind = b'',b''
+    for tag,_,values in tags:
+        body = struct.pack(f'<{len(values)}H', *values)
+        if len(body) > 4: body,behind = struct.pack('<L', at+2+12*len(tags)+4+len(behind)),behind+body
+        entries += struct.pack('<HHL', tag, 3, len(values))+body.ljust(4, b'\0')
+    return (b'II*\0'+struct.pack('<L', at)+b''.join(strips)+struct.pack('<H', len(tags))+entries+bytes(4)
+            +behind+more)
+
+@pytest.mark.parametrize('n', (1,3))
+def test_strips_that_outgrow_numbers_of_sixteen_bits(tmp_path, n):
+    "A mark that hardly compresses on a picture that does: lengths and places are then stored as longer numbers"
+    gradient = np.broadcast_to(np.arange(320, dtype=np.uint8)[None,:,None]//2, (300,320,3))
+    a,b = tmp_path/'a.tif',tmp_path/'b.tif'
+    a.write_bytes(packed_tiff(gradient, n, bytes(range(256))*300))
+    before = Image.open(a)
+    assert np.array_equal(arr(before), gradient) and before.tag_v2.tagtype[273] == before.tag_v2.tagtype[279] == 3
+    logo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (290,310,3), dtype=np.uint8))
+    p = save_stamped(a, b, Mark(logo=logo, size=.97, opacity=1, pos='c', margin=0))
+    after = Image.open(b)
+    assert after.tag_v2.tagtype[273] == after.tag_v2.tagtype[279] == 4 and max(after.tag_v2[273]) > 65535
+    assert np.array_equal(arr(after), arr(stamp(before, p))) and after.info['compression'] == 'tiff_adobe_deflate'
+    assert p.notes == ('the file grows: strips with the mark need more room',)
+
+@pytest.mark.parametrize('compression', (1,32773))
+def test_a_predictor_that_readers_pass_over(tmp_path, compression):
+    "Where strips are not packed by LZW, deflate and the like, the tag says nothing"
+    def packbits(rows): return b''.join(b'\x3f'+o.tobytes() for o in rows.reshape(-1, 64))  # 64 bytes as they are
+    pixels = np.random.default_rng(0).integers(0, 256, (40,64,3), dtype=np.uint8)
+    data = packed_tiff(pixels, 2, compression=compression, predictor=2, pack=bytes if compression == 1 else packbits)
+    (tmp_path/'a.tif').write_bytes(data)
+    with Image.open(tmp_path/'a.tif') as im: assert np.array_equal(arr(im), pixels)
+    p = save_stamped(tmp_path/'a.tif', tmp_path/'b.tif', mark)
+    with Image.open(tmp_path/'a.tif') as x, Image.open(tmp_path/'b.tif') as y:
+        assert p.notes == () and np.array_equal(arr(y), arr(stamp(x, p)))
+
+def test_a_tiff_with_the_predictor_of_floats_is_written_anew(tmp_path):
+    "Bytes of equal weight side by side, then their differences: Pillow reads it and the values stay"
+    def pack(rows):
+        planes = rows[...,0].astype('>f4').view(np.uint8).reshape(*rows.shape[:2], 4).transpose(0,2,1)
+        return zlib.compress(np.diff(planes.reshape(len(rows), -1), axis=1, prepend=np.uint8(0)).tobytes())
+    pixels = np.random.default_rng(0).random((40,60,1), dtype=np.float32)
+    (tmp_path/'a.tif').write_bytes(packed_tiff(pixels, 2, predictor=3, pack=pack))
+    notes = save_stamped(tmp_path/'a.tif', tmp_path/'b.tif', nothing).notes
+    assert notes[0] == 'TIFF written anew (predictor 3): tags and compression may differ'
+    assert np.allclose(arr(Image.open(tmp_path/'b.tif')), pixels[...,0], atol=1e-6)
+
+def test_a_tiff_of_twelve_bits_is_written_anew(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 4096, (40,60,1), dtype=np.uint16)
+    def pack(rows):
+        x,y = rows.reshape(-1, 2).T
+        return np.stack([x>>4, (x&15)<<4|y>>8, y&255], 1).astype(np.uint8).tobytes()
+    data = bytearray(packed_tiff(pixels, 1, compression=1, pack=pack))
+    at = data.index(struct.pack('<HHLH', 258, 3, 1, 16))
+    data[at+8] = 12
+    (tmp_path/'a.tif').write_bytes(data)
+    assert np.array_equal(arr(Image.open(tmp_path/'a.tif')), pixels[...,0])
+    notes = save_stamped(tmp_path/'a.tif', tmp_path/'b.tif', nothing).notes
+    assert notes[0] == 'TIFF written anew (12 bits of format 1): tags and compression may differ'
+    assert np.array_equal(arr(Image.open(tmp_path/'b.tif')), pixels[...,0])
+
 def test_07_another_quality_for_jpegs_leaves_a_tiff_alone(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 65000, (60,80,3), dtype=np.uint16)
     (tmp_path/'a.tif').write_bytes(tiff_of(pixels))
@@ -444,6 +516,60 @@ def test_an_icon_of_macos_keeps_its_sizes(tmp_path):
     x,y = (Image.open(tmp_path/f'{n}.icns') for n in 'cd')
     assert sorted(x.info['sizes']) == sorted(y.info['sizes'])
     for size in x.info['sizes']: assert x.icns.getimage(size).size == y.icns.getimage(size).size
+
+def test_a_picture_of_macos_in_a_size_of_old_is_dropped_and_said(tmp_path):
+    "48×48 has no place in today's icons"
+    png = io.BytesIO()
+    china.resize((128,128)).convert('RGBA').save(png, 'PNG')
+    old = arr(china.resize((48,48)))
+    entries = (b'ic07',png.getvalue()),(b'ih32',old.transpose(2,0,1).tobytes()),(b'h8mk',bytes([255])*48*48)
+    body = b''.join(k+(len(b)+8).to_bytes(4, 'big')+b for k,b in entries)
+    (tmp_path/'a.icns').write_bytes(b'icns'+(len(body)+8).to_bytes(4, 'big')+body)
+    p = save_stamped(tmp_path/'a.icns', tmp_path/'b.icns', mark)
+    assert p.notes == ('the picture of 48×48 dropped',)
+    assert Image.open(tmp_path/'b.icns').info['sizes'] == [(128,128,1)]
+
+def test_smaller_copies_in_a_dds_are_dropped_and_said(tmp_path):
+    china.resize((64,64)).save(tmp_path/'a.dds')
+    data = bytearray((tmp_path/'a.dds').read_bytes())
+    data[28] = 2
+    small = bytes(arr(china.resize((32,32))))
+    (tmp_path/'a.dds').write_bytes(data+small)
+    p = save_stamped(tmp_path/'a.dds', tmp_path/'b.dds', mark)
+    assert p.notes == ('smaller copies (mipmaps) dropped',) and small[:99] not in (tmp_path/'b.dds').read_bytes()
+    assert visible(tmp_path/'a.dds', tmp_path/'b.dds', p)
+
+def test_the_program_that_an_avif_names_is_told_to_be_gone(tmp_path):
+    "Nothing is lost that is about the picture: strict=True allows it"
+    china.save(tmp_path/'a.avif')
+    data = bytearray((tmp_path/'a.avif').read_bytes())
+    def more(at): data[at:at+4] = (int.from_bytes(data[at:at+4], 'big')+5).to_bytes(4, 'big')
+    for at in (data.index(b'meta')-4, data.index(b'hdlr')-4): more(at)  # their sizes
+    more(data.index(b'iloc')+18)  # where the pixels are
+    at = data.index(b'hdlr')+28
+    data[at:at] = b'maker'
+    (tmp_path/'a.avif').write_bytes(data)
+    p = save_stamped(tmp_path/'a.avif', tmp_path/'b.avif', mark, strict=True)
+    assert p.notes == ('the name of the program that wrote it dropped',)
+
+def test_a_palette_becomes_rgb_where_the_mark_needs_it(tmp_path):
+    china.convert('P').save(tmp_path/'a.pcx')
+    p = save_stamped(tmp_path/'a.pcx', tmp_path/'b.pcx', mark)
+    assert p.notes == ('palette → RGB',) and visible(tmp_path/'a.pcx', tmp_path/'b.pcx', p)
+
+def test_a_pdf_can_be_written_though_pillow_reads_none(tmp_path):
+    china.save(tmp_path/'a.png')
+    save_stamped(tmp_path/'a.png', tmp_path/'b.pdf', mark)
+    assert (tmp_path/'b.pdf').read_bytes()[:5] == b'%PDF-'
+
+def test_xmp_of_a_jpeg_goes_over_to_a_png(tmp_path):
+    xmp = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><a dc:title="Grüße" exif:GPSLatitude="52,30N"/></x:xmpmeta>'
+    china.save(tmp_path/'a.jpg', xmp=xmp.encode())
+    assert save_stamped(tmp_path/'a.jpg', tmp_path/'b.png', mark).notes == ()
+    assert Image.open(tmp_path/'b.png').text['XML:com.adobe.xmp'] == xmp
+    save_stamped(tmp_path/'a.jpg', tmp_path/'c.png', mark, strip_gps=True)
+    left = Image.open(tmp_path/'c.png').text['XML:com.adobe.xmp']
+    assert 'Grüße' in left and '52,30N' not in left
 
 @pytest.mark.parametrize('code', ('DXT1','DXT3','DXT5'))
 def test_blocks_of_a_dds_that_lie_under_no_mark_stay(tmp_path, code):

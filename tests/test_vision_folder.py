@@ -1,5 +1,6 @@
 "Folders of pictures: bad files, interrupts, resuming, many processes (acceptance tests 15, 17 and 18)"
-import contextlib, errno, inspect, io, json, os, random, re, shlex, shutil, signal, struct, subprocess, sys, time, zlib
+import contextlib, errno, inspect, io, json, os, pickle, random, re, runpy, shlex, shutil, signal, struct, subprocess
+import sys, time, types, zlib
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from sklearn.datasets import load_sample_images
 from conftest import root
 from fastai_ext.vision.command import main, watermark_parser
 from fastai_ext.vision.files.find import walk_pictures
-from fastai_ext.vision.files.record import RECORD
+from fastai_ext.vision import workers
+from fastai_ext.vision.files.options import stamp_options
+from fastai_ext.vision.files.record import RECORD, Record
 from fastai_ext.vision.folder import FolderRun, stamp_folder
 from fastai_ext.vision.files import whole as whole_module
 from fastai_ext.vision.mark import Mark
@@ -670,3 +673,69 @@ def test_a_bar_in_a_terminal(src, tmp_path, capfd):
     run = stamp_folder(src, tmp_path/'dst', MARK, n_workers=1, progress=True)
     err = capfd.readouterr().err
     assert run.total == 6 and re.search(r'\r\d/6  \d+%  [\d.]+ pictures/s  \d:\d\d left', err) and err.endswith('\r')
+
+def test_what_is_not_there_is_named_in_the_walk(tmp_path):
+    "A folder that another program takes away while a run begins"
+    (kind,rel,error),= walk_pictures(tmp_path/'gone')
+    assert (kind,rel) == ('failed','') and isinstance(error, FileNotFoundError)
+
+def test_without_its_extra_a_heic_is_left_out_by_name(tmp_path, monkeypatch):
+    from fastai_ext.vision.files import find
+    monkeypatch.setitem(sys.modules, 'pillow_heif', None)
+    monkeypatch.setattr(find, 'has_heif', find.has_heif.__wrapped__)
+    assert find.left_out(tmp_path/'a.HEIC') == "HEIC needs pillow-heif: pip install 'fastai_ext[heif]'"
+
+def test_what_a_record_says_of_a_source_that_is_gone(src, tmp_path):
+    run = stamp_folder(src, tmp_path/'dst', MARK, n_workers=1)
+    record,rel = Record(tmp_path/'dst'),os.path.join('d0', '0000.jpg')
+    def says(): return record.state(rel, src/rel, tmp_path/'dst'/rel, run.digest)
+    assert says() == 'same'
+    (src/rel).unlink()
+    assert says() == 'unknown'
+
+def test_a_mark_of_a_class_that_other_processes_cannot_import(src, tmp_path):
+    "Typed in an interpreter, for example"
+    code = ('import sys; from fastai_ext.vision.folder import stamp_folder; from fastai_ext.vision.mark import Mark\n'
+            'class Mine(Mark): pass\n'
+            'stamp_folder(sys.argv[1], sys.argv[2], Mine("me"), n_workers=2)')
+    res = subprocess.run([sys.executable, '-c', code, src, tmp_path/'dst'], env=ENV, capture_output=True, text=True)
+    assert 'ValueError: stamp_folder: other processes cannot import Mine from here' in res.stderr
+    assert not (tmp_path/'dst').exists()
+
+# ---- what a worker does, step by step
+
+def job_for(src, dst, mark=MARK):
+    return pickle.dumps(workers.Job(str(src), str(dst), mark, stamp_options('here'), 'ab'))
+
+def test_a_worker_reads_its_job_and_runs_the_script_first(src, tmp_path):
+    "The class of a mark may be defined in the script that asked for workers, which must not start over"
+    script = tmp_path/'own.py'
+    script.write_text('from fastai_ext.vision.mark import Mark\n'
+                      'class Mine(Mark): pass\n'
+                      'if __name__ == "__main__": raise SystemExit("runs again")')
+    mains = sys.modules['__main__'],sys.modules.get('__mp_main__')
+    try:
+        module = runpy.run_path(str(script), run_name='__mp_main__')
+        sys.modules['__mp_main__'] = types.SimpleNamespace(**module)
+        sent = job_for(src, tmp_path/'dst', module['Mine']('me'))
+        read = workers._job_of(io.BytesIO(pickle.dumps((str(script), sent))))
+        assert type(read.mark).__name__ == 'Mine' and read.mark.text == 'me' and read.src == str(src)
+        del sys.modules['__mp_main__']
+        bad = workers._job_of(io.BytesIO(pickle.dumps((None, sent))))
+    finally:
+        sys.modules['__main__'] = mains[0]
+        sys.modules.pop('__mp_main__', None)
+        if mains[1] is not None: sys.modules['__mp_main__'] = mains[1]
+    assert isinstance(bad, ValueError) and 'a worker could not load the mark' in str(bad) and 'n_workers=1' in str(bad)
+
+def test_a_pool_that_is_told_to_stop_ends_what_it_began(src, tmp_path):
+    "Task by task: those not begun are cancelled, none is left half done"
+    pool = workers.Pool(1, job_for(src, tmp_path/'dst'))
+    names = sorted(p.relative_to(src).as_posix() for p in src.rglob('*.jpg'))
+    tasks = [pool.submit([(name, False, i)]) for i,name in enumerate(names, 1)]
+    first, = tasks[0].result()
+    pool.stop()
+    pool.close()
+    done = [t for t in tasks if not t.cancelled()]
+    assert first.kind == 'stamped' and len(done) < len(tasks) and all(t.result()[0].kind == 'stamped' for t in done)
+    assert sorted(contents(tmp_path/'dst')) == names[:len(done)]

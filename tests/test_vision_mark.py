@@ -323,3 +323,32 @@ def test_14_control_characters_are_refused_by_name(text):
 def test_14_lines_of_windows_are_lines():
     assert Mark('two\r\nlines') == Mark('two\nlines')
     with pytest.raises(ValueError, match='text=3 is no text'): Mark(3)
+
+def test_a_hard_mark_takes_other_arguments_in_place_of_its_own():
+    m = Mark.hard('© me', opacity=.5)
+    same = Mark('© me', size=(.3,.5), opacity=.5, pos='tile', rotate=(-40,40), jitter=1, gap=(.3,.6), stroke=.06)
+    assert (m.pos,m.opacity,m.stroke) == ('tile',.5,.06) and m == same
+    a,b = (m.place((400,300), seed=0, key=k) for k in 'ab')
+    assert len(list(a.pieces())) > 3 and arr(a.alpha()).tobytes() != arr(b.alpha()).tobytes()
+
+def test_a_text_without_ink_is_named():
+    "A space of no width is a letter that the font has, and nothing is to be seen"
+    with pytest.raises(ValueError, match=r"text='.u200b' has no ink in the font DejaVuSans.ttf; give another text"):
+        Mark('\u200b').place((200,100))
+
+def test_a_format_that_does_not_fit_what_a_picture_says(tmp_path):
+    e = Image.Exif()
+    e[315] = 'Ann'
+    im = Image.new('RGB', (120,80))
+    im.save(tmp_path/'a.jpg', exif=e)
+    said = "format '%Y' does not fit the artist 'Ann'"
+    with Image.open(tmp_path/'a.jpg') as im, pytest.raises(ValueError, match=said):
+        stamp(im, Mark('© {artist:%Y}'))
+
+def test_a_name_that_is_no_utf8_is_read_as_latin1(tmp_path):
+    "As programs of the nineties wrote it"
+    e = Image.Exif()
+    e[315] = 'Jörg'.encode('latin1')
+    Image.new('RGB', (120,80)).save(tmp_path/'a.jpg', exif=e)
+    with Image.open(tmp_path/'a.jpg') as im:
+        assert stamp(im, Mark('{artist}')).tobytes() == stamp(im, Mark('Jörg')).tobytes()

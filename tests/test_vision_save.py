@@ -250,6 +250,12 @@ def test_17_bad_files_give_one_line(tmp_path):
         save_stamped(tmp_path/'whole.jpg', tmp_path/'x.jpg', mark, quality='best')
     assert not [f for f in os.listdir(tmp_path) if f.endswith('.part')]
 
+def test_a_reader_that_refuses_a_file_in_its_own_way_is_one_kind_of_error_too(tmp_path):
+    "Pillow's reader of PPM raises ValueError; in a folder it must count as a bad file, not as a wrong argument"
+    (tmp_path/'a.ppm').write_bytes(b'P6\n'+b'1'*20)
+    with pytest.raises(OSError, match=r'a\.ppm: not a picture that Pillow reads \(.*oken too long'):
+        save_stamped(tmp_path/'a.ppm', tmp_path/'b.ppm', mark)
+
 def test_18_nothing_is_overwritten_and_nothing_half_written(tmp_path):
     a,b = tmp_path/'a.jpg',tmp_path/'b.jpg'
     china.save(a, quality=88)

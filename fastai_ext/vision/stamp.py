@@ -6,7 +6,7 @@
 __all__ = ['stampable', 'float_white', 'blend_', 'exif_orientation', 'stamp']
 
 # %% ../../nbs/vision/stamp.ipynb #2c462f94
-import functools
+import functools, struct
 from PIL import Image
 from .fields import picture_fields
 from .placement import Placement, place_on
@@ -84,8 +84,9 @@ def blend_(
 def exif_orientation(
     im, # Picture
 ) -> int:
-    "The EXIF orientation of `im`, 1-8"
-    o = im.getexif().get(0x0112, 1)
+    "The EXIF orientation of `im`, 1-8; 1 where its EXIF cannot be read"
+    try: o = im.getexif().get(0x0112, 1)
+    except (ValueError, SyntaxError, TypeError, KeyError, struct.error): return 1  # as Pillow fails on damaged EXIF
     return o if o in range(1,9) else 1
 
 # %% ../../nbs/vision/stamp.ipynb #9fc85a0d

@@ -28,36 +28,33 @@ def jpeg_tables(
     return res
 
 # %% ../../../nbs/vision/files/jpeg.ipynb #944be095
+def _markers(data):
+    "(marker, where it is, length) of each segment; junk and filler between them are passed over, as decoders do"
+    at = 2
+    while at+4 <= len(data):
+        if data[at] != 0xff:
+            at = data.find(b'\xff', at)
+            if at < 0: return
+        elif data[at+1] in (0xff,0): at += 1
+        else:
+            n = int.from_bytes(data[at+2:at+4], 'big')
+            yield data[at+1],at,n
+            at += 2+n
+
 def jpeg_segments(
     data, # A JPEG
 ) -> tuple: # ([(marker, body) of each APPn and COM segment], where the rest begins)
     "What a JPEG carries besides its pixels. Raises `ValueError` where that cannot be read"
-    res,at = [],2
-    tables = None
-    while at+4 <= len(data):
-        if data[at] != 0xff:  # junk between segments, which decoders pass over too
-            at = data.find(b'\xff', at)
-            if at < 0: break
-            continue
-        kind = data[at+1]
-        if kind in (0xff,0):  # filler
-            at += 1
-            continue
-        n = int.from_bytes(data[at+2:at+4], 'big')
+    res,tables = [],None
+    for kind,at,n in _markers(data):
         if 0xe0 <= kind <= 0xef or kind == 0xfe: res.append((kind, bytes(data[at+4:at+2+n])))
         elif tables is None: tables = at
         if kind == 0xda: return res,tables
-        at += 2+n
     raise ValueError('the JPEG has no picture')
 
 def _frame(data):
-    "The marker of the frame, which says how it is encoded"
-    at = 2
-    while at+4 <= len(data):
-        kind = data[at+1]
-        if 0xc0 <= kind <= 0xcf and kind not in (0xc4,0xc8,0xcc): return kind
-        at += 1 if kind == 0xff else 2+int.from_bytes(data[at+2:at+4], 'big')
-    return 0
+    "The marker of the frame, which says how it is encoded; 0 where there is none"
+    return next((kind for kind,*_ in _markers(data) if 0xc0 <= kind <= 0xcf and kind not in (0xc4,0xc8,0xcc)), 0)
 
 def jpeg_pictures(
     data, # A JPEG file

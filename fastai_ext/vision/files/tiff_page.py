@@ -18,6 +18,7 @@ class Elsewhere(Exception):
 _BYTEWISE = {1:'raw', 5:'tiff_lzw', 8:'tiff_adobe_deflate', 32946:'tiff_deflate', 32773:'packbits', 34925:'lzma',
              50000:'zstd'}
 REVERSED = bytes(int(f'{i:08b}'[::-1], 2) for i in range(256))  # for `bytes.translate`
+_PREDICTED = (5,8,32946,34925,50000)  # where readers heed the tag `Predictor`
 _FAX = {2:'tiff_ccitt', 3:'group3', 4:'group4'}
 BASE = {0:1, 1:1, 2:3, 3:1, 5:4, 6:3, 8:3}  # channels of each photometric kind
 
@@ -54,7 +55,9 @@ def page_of(
     tiled = 324 in tags
     block = (one(322, 0),one(323, 0)) if tiled else (size[0],min(one(278, size[1]), size[1]))
     if not size[0]*size[1]*block[0]*block[1]: raise Elsewhere('no size')
-    return Page(size, bits.pop(), one(277, 1), one(262, 1), one(259, 1), one(317, 1), one(284, 1) == 2, one(339, 1),
+    compression = one(259, 1)
+    predictor = one(317, 1) if compression in _PREDICTED else 1
+    return Page(size, bits.pop(), one(277, 1), one(262, 1), compression, predictor, one(284, 1) == 2, one(339, 1),
                 one(338, 0), one(274, 1), block, tiled,
                 one(266, 1) == 2, one(292, 0))
 
