@@ -108,7 +108,7 @@ engines = {  # called by other modules of the package; a user who needs one impo
     'fastai_ext.demo.command', 'fastai_ext.demo.page', 'fastai_ext.demo.runs', 'fastai_ext.demo.show',
     'fastai_ext.model.effective', 'fastai_ext.model.roles', 'fastai_ext.table',
     'fastai_ext.keep.batch', 'fastai_ext.keep.state', 'fastai_ext.keep.learner', 'fastai_ext.keep.checkpoint',
-    'fastai_ext.regularize.held',
+    'fastai_ext.regularize.held', 'fastai_ext.regularize.rows',
     'fastai_ext.regularize.again',
     'fastai_ext.regularize.base', 'fastai_ext.regularize.steps', 'fastai_ext.regularize.strength',
     'fastai_ext.regularize.proximal',

@@ -169,3 +169,13 @@ def test_path_of_a_linear_model():
     learn.model = nn.Linear(64, 10)
     path = quiet(learn, lambda l: l.reg_path(L1, [.3, 1e-5], epochs=1, lr=1e-2, show_plot=False))
     assert path[0].zeros > .9 > path[1].zeros
+
+def test_the_sweep_ends_where_nothing_is_learned():
+    res = quiet(learner(), lambda l: l.reg_find(L1, start=1e-3, stop=1e6, num_it=20, lr=1e-2, show_plot=False))
+    full = 1 + round(2*np.log10(1e6/1e-3))
+    assert len(res) < full and all(p.loss > res.plain + .9*(res.first-res.plain) for p in res[-2:])
+    assert not all(p.loss > res.plain + .9*(res.first-res.plain) for p in res[-3:-1])
+
+def test_a_report_without_numbers():
+    assert Sparsity([]).share==0 and Sparsity([]).title.startswith('0.0% of 0 weights')
+    with pytest.raises(ValueError, match='no magnitude'): learner().sparsity_report(tol=float('inf'))

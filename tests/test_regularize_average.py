@@ -15,6 +15,7 @@ from fastai_ext.contract.compare import weights_of
 from fastai_ext.contract.harness import contract_learner, fit as fit_
 from fastai_ext.contract.steps import CPUMixedPrecision, Overflow
 from fastai_ext.regularize.average import EMA, SWA
+from fastai_ext.regularize.constraint import MaxNorm
 
 optimizers = {'SGD': partial(SGD, mom=.9), 'Adam': Adam, 'torch AdamW': partial(OptimWrapper, opt=torch.optim.AdamW)}
 
@@ -239,3 +240,23 @@ def test_swa_by_steps_is_the_mean_of_the_late_ones(tmp_path):
     used = [w for i,w in enumerate(learn.see.seen) if i/n >= .5-1e-9 and (i+1)%3==0]
     assert 1 < len(used) < n//3
     torch.testing.assert_close(learn.model[1][3].weight.detach(), torch.stack(used).mean(0))
+
+def test_the_average_is_of_what_the_constraints_leave(tmp_path):
+    class See(Callback):
+        order = 90
+        def after_step(self): self.seen = self.learn.model[1][3].weight.detach().clone()
+    learn = fit(learner(EMA(0., warmup=False), MaxNorm(.01), See(), path=tmp_path), 1)
+    assert torch.equal(learn.model[1][3].weight, learn.see.seen)
+    assert learn.model[1][3].weight.norm(dim=1).max() <= .01*(1+1e-5)
+
+def test_measuring_batchnorm_leaves_nothing_behind(tmp_path):
+    "Its momentum is the model's again, and dropout is silent while it is measured"
+    modes = []
+    learn = learner(SWA(start=.5), path=tmp_path)
+    first,norm = learn.model[0][0],learn.model[0][1]
+    first.register_forward_hook(lambda m,i,o: modes.append((m.training, norm.training, norm.momentum)))
+    before = norm.momentum
+    fit(learn, 2)
+    assert norm.momentum==before and not any(m.training for m in learn.model.modules())
+    measured = [o for o in modes if o[2] is None]
+    assert len(measured)==2*len(learn.dls.train) and set(measured)=={(False,True,None)}  # after each epoch

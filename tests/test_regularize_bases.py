@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest, torch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelStepException
 from fastai.callback.fp16 import NonNativeMixedPrecision, _copy_state, get_master
 from fastai.callback.schedule import ParamScheduler, SchedCos, SchedLin
 from fastai.callback.schedule import lr_find  # noqa: F401  gives a learner `lr_find`
@@ -14,7 +14,7 @@ from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat, MSELossFlat
 from fastai.optimizer import (Adam, Lamb, Larc, OptimWrapper, Optimizer, QHAdam, RAdam, RMSProp, SGD, average_grad,
-                              momentum_step)
+                              momentum_step, ranger)
 from fastai.torch_core import set_seed
 from torch import nn
 
@@ -25,7 +25,8 @@ from fastai_ext.regularize.consistency import ConfidencePenalty, JacobianPenalty
 from fastai_ext.regularize.constraint import MaxNorm, NonNeg, UnitNorm
 from fastai_ext.regularize.decay import WeightDecay
 from fastai_ext.regularize.dropout import DropoutSchedule
-from fastai_ext.regularize.fused import FusedAdam, leave
+from fastai_ext.regularize.fused import FusedAdam
+from fastai_ext.regularize.rows import RowOptimizer, done, join, joined, leave
 from fastai_ext.regularize.group import GroupLasso
 from fastai_ext.regularize.mixout import Mixout
 from fastai_ext.regularize.orthogonal import Orthogonal, grad_orthogonal
@@ -499,3 +500,104 @@ def test_momentum_that_is_an_average_does_not_add_up():
 
 def test_a_start_that_nobody_has_kept():
     with pytest.raises(ValueError, match='are not known'): fit(learner(L2SP()), 2, start_epoch=1)
+
+# a step in rows, and one that joins in
+
+@pytest.mark.parametrize('opt', [SGD, momentum, partial(SGD, mom=.9, decouple_wd=False), RMSProp, Adam, RAdam, QHAdam])
+@pytest.mark.parametrize('part', [None, 16])
+def test_an_optimizer_in_rows_is_the_optimizer(opt, part, monkeypatch):
+    "To rounding, with weight decay, what does not decay, frozen layers, and a state that is cleared and loaded"
+    if part: monkeypatch.setattr(steps, '_piece', part)
+    def _stepped(rows):
+        set_seed(0)
+        ps = [nn.Parameter(torch.randn(s)) for s in ((9,7), (7,), (), (5,3,3))]
+        res = opt(ps, lr=.01, wd=.1)
+        res.state[ps[1]]['do_wd'] = False
+        if rows: join(res)
+        for i in range(8):
+            for p in ps: p.grad = torch.randn_like(p) if i or p.ndim != 3 else None
+            if i==4: res.load_state_dict(res.state_dict())
+            if i==6: res.clear_state()
+            res.step()
+        return ps,res
+    (a,plain),(b,rows) = _stepped(False),_stepped(True)
+    assert type(rows) is RowOptimizer and [set(plain.state[p]) for p in a]==[set(rows.state[p]) for p in b]
+    for p,q in zip(a, b, strict=True): torch.testing.assert_close(p, q)
+    leave(rows)
+    assert type(rows) is Optimizer and vars(rows).keys()==vars(plain).keys()
+
+def test_what_cannot_go_in_rows():
+    "Step functions that see a whole layer or that nobody knows, other optimizers, sparse gradients, a closure"
+    p = nn.Parameter(torch.randn(4,3))
+    def mine(p, lr, **kwargs): p.data.add_(p.grad, alpha=-lr)
+    for opt in (Lamb([p], .1), Larc([p], .1), Optimizer([p], [mine], lr=.1), torch_adam([p], lr=.1), ranger([p], .1)):
+        kind = type(opt)
+        assert join(opt) is None and joined(opt) is None and type(opt) is kind and not done(opt, p)
+        leave(opt)
+    opt = SGD([p], .1)
+    assert join(opt) is None and joined(opt)=={}  # in rows, but only Adam tells its step there
+    p.grad = torch.sparse_coo_tensor([[1],[2]], [1.], (4,3))
+    want = p.detach() - .1*p.grad.to_dense()
+    opt.step()
+    assert torch.equal(p.detach(), want)
+    for opt in (opt, FusedAdam([p], .1)):
+        with pytest.raises(NotImplementedError, match='closure'): opt.step(lambda: 1)
+
+@pytest.mark.parametrize('opt', [Adam, FusedAdam])
+def test_an_embedding_with_sparse_gradients_keeps_its_error(opt):
+    "fastai's Adam cannot average them; the fused one leaves that to it"
+    emb = nn.Embedding(5, 3, sparse=True)
+    emb(torch.tensor([1])).sum().backward()
+    o = opt(list(emb.parameters()), .1)
+    with pytest.raises(Exception) as e: o.step()
+    with pytest.raises(type(e.value)): Adam(list(emb.parameters()), .1).step()
+
+@pytest.mark.parametrize('cb', [L1(.1), L2(.1, how='prox'), ElasticNet(.1,.2), GroupLasso(.1)])
+@pytest.mark.parametrize('scale', [1e-9, 1e-4, 1e-2, 1.])
+def test_a_step_that_is_not_computed_before_it_is_wanted(cb, scale):
+    "`Adaptive`, with and without its root, does what the same step as a tensor does"
+    w,square = torch.randn(20, 30, dtype=torch.float64),torch.rand(20, 30, dtype=torch.float64)
+    step = steps.Adaptive(square, scale, 1e-3)
+    strengths = {k: 3*(i+1)*v for i,(k,v) in enumerate(((h, getattr(cb, h)) for h in cb.hypers))}
+    def _done(step):
+        v = w.clone()
+        if isinstance(cb, GroupLasso): prox_group_(v, step, strengths['group'])
+        else: cb.prox_(v, step, **strengths)
+        return v
+    torch.testing.assert_close(_done(step), _done(step.tensor()), rtol=1e-7, atol=1e-7)
+    with_root = steps.Adaptive(square, scale, 1e-3, root=square.sqrt()+1e-3)
+    assert torch.equal(_done(with_root), _done(step))
+
+def test_the_series_of_a_group_to_its_second_term():
+    "Steps that differ a hundredfold within a group: its part of second order counts"
+    g = torch.Generator().manual_seed(0)
+    w = torch.randn(6, 4000, generator=g, dtype=torch.float64)
+    t = 10**(-2*torch.rand(6, 4000, generator=g, dtype=torch.float64))
+    strength = 4e-3*w.norm(dim=1, keepdim=True).mean()
+    got = w.clone()
+    prox_group_(got, steps.Adaptive((1/t).square(), 1., 0.), strength)
+    want = prox_group(w, strength*t)
+    assert ((got-want).norm(dim=1)/(w-want).norm(dim=1)).max() < 2e-5
+
+def test_after_an_overflow_the_next_step_shortens_again():
+    class Overflows(Callback):
+        "As mixed precision does: the second step is cancelled"
+        order = 60
+        def before_step(self):
+            if self.train_iter==1: raise CancelStepException
+    class See(Callback):
+        order = 90
+        def before_fit(self): self.zeros = []
+        def after_step(self): self.zeros.append(int((self.learn.model[0].weight==0).sum()))
+    for opt in (SGD, Adam):
+        model = net()
+        learn = fit(learner(L1(1e3, only='0.*'), Overflows(), See(), model=model, opt_func=opt), 1, .01)
+        assert learn.see.zeros==[24]*3
+        nn.init.ones_(model[0].weight)
+        learn = fit(learner(NonNeg(), Overflows(), model=model, opt_func=opt), 1, 0.)
+        with torch.no_grad(): model[0].weight.fill_(-1.)
+        class Down(Callback):
+            order = 5
+            def before_batch(self): self.learn.model[0].weight.data.fill_(-1.) if self.training else None
+        fit(learner(NonNeg(), Overflows(), Down(), model=model, opt_func=opt), 1, 0.)
+        assert (model[0].weight==0).all()

@@ -279,3 +279,14 @@ def test_lr_find_leaves_rates(tmp_path):
     learn = dropout_learner(cbs=[DropoutSchedule('late', .5), See()], path=tmp_path)
     with learn.no_bar(): learn.lr_find(num_it=6, show_plot=False, suggest_funcs=None)
     assert set(learn.see.seen)=={.2} and learn.model[1][1].p==.2
+
+@pytest.mark.parametrize('how', ['early', 'late'])
+def test_a_fit_after_one_that_was_interrupted(how, tmp_path):
+    "It begins with the rates that the layers have, not with those of the moment"
+    class CtrlC(Callback):
+        def after_pred(self):
+            if self.training and self.train_iter==2: raise KeyboardInterrupt
+    learn = dropout_learner(cbs=DropoutSchedule(how, .5), path=tmp_path)
+    with pytest.raises(KeyboardInterrupt): fit(learn, 1, cbs=CtrlC())
+    fit(learn, 1)
+    assert learn.model[1][1].p==.2

@@ -588,3 +588,43 @@ def test_directions_of_the_jacobian():
         fit(learner(*cbs), 1, 0.)
         states.append(torch.get_rng_state())
     assert torch.equal(*states)
+
+def test_an_activation_counts_once_whoever_runs_the_model():
+    "A second pass through the model, by another callback, is not penalized too"
+    class Again(Callback):
+        order = 60
+        def after_pred(self):
+            if self.training: self.learn.model(*self.learn.xb)
+    close(given(ActivationL1(.5), Again())[0], given(ActivationL1(.5))[0])
+
+def test_the_column_of_an_activation_penalty_is_the_mean_of_its_epoch():
+    sched = ParamScheduler({'activationl2': SchedLin(.1, .9)})
+    learn = fit(learner(ActivationL2(.5), batches=[data()]*4), 2, 0., cbs=sched)
+    first,second = (r[-1] for r in learn.recorder.values)
+    strengths = [.1 + .1*i for i in range(8)]  # the schedule goes from .1 to .9 in eight steps
+    assert second/first==pytest.approx(sum(strengths[4:])/sum(strengths[:4]), rel=1e-4)
+
+def test_no_way_up_is_no_step_of_sam():
+    "A loss without a gradient leaves the weights as they are, and numbers"
+    def flat(pred, y): return pred.sum()*0
+    learn = learner(SAM(.5), loss=flat)
+    before = [p.detach().clone() for p in learn.model.parameters()]
+    fit(learn, 2, .1, wd=0.)
+    assert all(torch.equal(p, q) for p,q in zip(learn.model.parameters(), before, strict=True))
+
+@pytest.mark.parametrize('cb', [partial(SAM, .05), partial(RDrop, 1.)], ids=['sam', 'rdrop'])
+def test_the_second_pass_has_the_precision_of_the_first(cb):
+    inside,outside,model = [],[],net(.5)
+    model[0].register_forward_hook(lambda m,i,o: inside.append(o.dtype) if m.training else None)
+    class See(Callback):
+        order = 90  # after mixed precision has made the prediction a float again
+        def after_pred(self):
+            if self.training: outside.append(self.learn.pred.dtype)
+    fit(learner(cb(), See(), CPUMixedPrecision(cast=True), model=model), 1, .01)
+    assert inside==[torch.bfloat16]*2 and outside==[torch.float32]*2
+
+def test_a_coupled_decay_goes_through_the_learning_rate():
+    model = net()
+    model[0].weight.data.fill_(1.)
+    fit(learner(WeightDecay(.3, how='coupled'), NoGrad(), model=model, batches=[data()]*4), 1, .1)
+    torch.testing.assert_close(model[0].weight, torch.full((8,4), (1-.1*.3)**4))

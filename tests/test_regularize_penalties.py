@@ -23,7 +23,8 @@ from fastai_ext.regularize import steps
 from fastai_ext.regularize.activation import ActivationL1, ActivationL2
 from fastai_ext.regularize.anchor import L2SP
 from fastai_ext.regularize.constraint import MaxNorm, NonNeg, UnitNorm
-from fastai_ext.regularize.fused import FusedAdam, joined
+from fastai_ext.regularize.fused import FusedAdam
+from fastai_ext.regularize.rows import joined
 from fastai_ext.regularize.group import GroupLasso
 from fastai_ext.regularize.orthogonal import Orthogonal
 from fastai_ext.regularize.penalty import L1, L2, ElasticNet

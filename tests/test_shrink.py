@@ -234,6 +234,9 @@ def test_learner_trains_on(opt_func):
         assert learn.shrink().after < 16*8 and (learn.get_preds()[0]-before).abs().max() < 1e-5
         params = {id(p) for ps in learn.opt.param_lists for p in ps}
         assert params=={id(p) for p in net.parameters()} and learn.opt.frozen_idx==1
+        wrapped = isinstance(learn.opt, OptimWrapper)
+        if wrapped: assert {id(p) for p in learn.opt.opt.state} <= params  # nothing of weights that are gone
+        else: assert [learn.opt.state[p].get('do_wd', True) for p in net.parameters()]==[True]+[False]*3+[True,False]
         assert not net[0].weight.requires_grad and net[3].weight.requires_grad
         assert net[1].weight.requires_grad  # batch norm trains while frozen
         frozen,head = net[0].weight.clone(),net[3].weight.clone()

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from ..model.weights import weights
 from . import steps
-from .fused import join, joined, leave
+from .rows import done, join, joined, leave
 from .held import Held, masters
 from .steps import pieces
 from .strength import Tunable
@@ -57,6 +57,8 @@ class Regularizer(Tunable):
             raise ValueError(f"{name}: only={self.only!r}, skip={self.skip!r} leave no weight of the model; "
                              f"`weights(learn)` lists their names and kinds{left}")
         super().register()
+        leave(self.opt)  # of a fit that was interrupted
+        join(self.opt)
         self._cancelled = False
         own = masters(self.learn)
         place = {id(p): i for i,ps in enumerate(self.opt.param_lists) for p in ps}
@@ -104,6 +106,10 @@ class Regularizer(Tunable):
         for h in self._held:
             s = now[h.group]
             if h.live and any(s.values()): yield h,s
+
+    def after_fit(self):
+        super().after_fit()
+        if self.active(): leave(self.opt)
 
     def after_cancel_step(self): self._cancelled = True  # fastai fires `after_step` for a cancelled step too
 
@@ -234,7 +240,6 @@ class Proximal(Penalty):
     def register(self):
         "Find the weights and whether the optimizer's step is known, then as `Tunable` does"
         name = type(self).__name__
-        leave(self.opt)  # of a fit that was interrupted
         self._joined = set()
         if self.how == 'prox': steps.find_step(self.opt, f"{name}: ", f"; or give {name}(…, how='grad')")
         super().register()
@@ -257,10 +262,6 @@ class Proximal(Penalty):
                 after.setdefault(id(h.param), []).append(f)
                 self._joined.add(id(h.param))
 
-    def after_fit(self):
-        super().after_fit()
-        if self.active(): leave(self.opt)
-
     def within(self):
         """Pairs of a live `Held` weight and a function `f(w, step)` that applies its proximal step to some of its rows,
         in place"""
@@ -271,7 +272,7 @@ class Proximal(Penalty):
 
     def _done(self, held):
         "Whether the optimizer has applied it already, in the step that ends"
-        return id(held.param) in self._joined and id(held.param) not in (joined(self.learn.opt) or {})
+        return id(held.param) in self._joined and done(self.learn.opt, held.param)
 
     @torch.no_grad()
     def after_step(self):

@@ -6,17 +6,14 @@
 __all__ = ['FusedAdamOptimizer', 'FusedAdam']
 
 # %% ../../nbs/regularize/fused.ipynb #e0e2c863
-from functools import partial
-
 import torch
-from fastai import optimizer
-from fastai.optimizer import Adam, Optimizer, debias, weight_decay
-from fastcore.foundation import L
+from fastai.optimizer import Adam, Optimizer, weight_decay
 
-from .steps import Adaptive, pieces, scratch
+from . import steps
+from .rows import RowOptimizer
 
 # %% ../../nbs/regularize/fused.ipynb #a376af6f
-class FusedAdamOptimizer(Optimizer):
+class FusedAdamOptimizer(RowOptimizer):
     """fastai's Adam with torch's fused kernel. Where that cannot work (a device or a type that it does not know, sparse
     gradients) it steps as fastai does"""
     def _kernel(self):
@@ -27,10 +24,9 @@ class FusedAdamOptimizer(Optimizer):
         closure=None, # Not supported, as in fastai
     ):
         "Step all parameters that have a gradient. Raises `NotImplementedError` for a closure"
-        if closure is not None: raise NotImplementedError("FusedAdam: fastai optimizers do not support a closure")
         trained = [[p for p in ps if p.grad is not None] for ps in self.param_lists]
-        if not all(self._fits(p) for ps in trained for p in ps): return super().step()
-        kernel = self._kernel()
+        if closure is not None or not all(self._fits(p) for ps in trained for p in ps): return super().step(closure)
+        self._begin()
         for ps,hyper in zip(trained, self.hypers, strict=True):
             batches = {}  # parameters that share the number of steps, whether they decay, device and type
             for p in ps:
@@ -40,15 +36,26 @@ class FusedAdamOptimizer(Optimizer):
                     self.state[p] = state
                 state['step'] += 1
                 batches.setdefault((state['step'], bool(state.get('do_wd', True)), p.device, p.dtype), []).append(p)
-            for (step,decays,device,_),batch in batches.items():
-                states = [self.state[p] for p in batch]
-                count = torch.tensor(float(step), device=device)
-                lr,mom,sqr_mom,eps = (float(hyper[k]) for k in ('lr','mom','sqr_mom','eps'))
-                kernel(
-                    [p.detach() for p in batch], [p.grad for p in batch], [s['grad_avg'] for s in states],
-                    [s['sqr_avg'] for s in states], [], [count]*len(batch), lr=lr, beta1=mom, beta2=sqr_mom, eps=eps,
-                    weight_decay=float(hyper['wd']) if decays else 0., amsgrad=False, maximize=False, grad_scale=None,
-                    found_inf=None)
+            for (step,decays,*_),batch in batches.items(): self._step_batch(batch, hyper, step, decays)
+        self.after.clear()
+
+    def _step_batch(self, ps, hyper, step, decays):
+        "Step parameters at once; those with something to be done to them, a few rows at a time"
+        lr,mom,sqr_mom,eps = (float(hyper[k]) for k in ('lr','mom','sqr_mom','eps'))
+        count = torch.tensor(float(step), device=ps[0].device)
+        def _step(*tensors):
+            self._kernel()(*map(list, tensors), [], [count]*len(tensors[0]), lr=lr, beta1=mom, beta2=sqr_mom, eps=eps,
+                           weight_decay=float(hyper['wd']) if decays else 0., amsgrad=False, maximize=False,
+                           grad_scale=None, found_inf=None)
+        def _tensors(p): return p.detach(),p.grad,self.state[p]['grad_avg'],self.state[p]['sqr_avg']
+        at_once = [p for p in ps if id(p) not in self.after]
+        if at_once: _step(*zip(*map(_tensors, at_once), strict=True))
+        for p in ps:
+            if id(p) not in self.after: continue
+            todo,move = self._todo(p),steps.find_step(self)(self, p, hyper)
+            for w,g,avg,square,part in steps.pieces(*_tensors(p), move):
+                _step([w], [g], [avg], [square])
+                for f in todo: f(w, part)
 
     def _fits(self, p):
         known = p.device.type in ('cpu','cuda') and p.dtype in (torch.float32,torch.float64)
@@ -68,52 +75,3 @@ def FusedAdam(
     opt = Adam(params, lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, decouple_wd=decouple_wd)
     opt.__class__ = FusedAdamOptimizer
     return opt
-
-# %% ../../nbs/regularize/fused.ipynb #fdf39469
-def adam_step(
-    p,        # Parameter
-    lr,       # Learning rate
-    mom,      # Decay of the average of gradients, [0, 1)
-    step,     # Number of this step, from 1
-    sqr_mom,  # Decay of the average of squares, [0, 1)
-    grad_avg, # Average of gradients, as `p`
-    sqr_avg,  # Average of their squares, as `p`
-    eps,      # Added to the root, > 0
-    after__,  # Dict from the `id` of a parameter to functions `f(rows, step)`
-    **kwargs
-):
-    """fastai's `adam_step`; parameters in `after__` a few rows at a time, each followed by the functions that stand
-    there"""
-    todo = after__.pop(id(p), None)
-    if todo is None:
-        return optimizer.adam_step(p, lr, mom, step, sqr_mom, grad_avg, sqr_avg, eps, **kwargs)
-    debias1,debias2 = debias(mom, 1-mom, step),debias(sqr_mom, 1-sqr_mom, step)
-    for w,avg,square in pieces(p.data, grad_avg, sqr_avg):
-        denom = torch.div(square, debias2, out=scratch(square)).sqrt_().add_(eps)
-        w.addcdiv_(avg, denom, value=-lr/debias1)
-        for f in todo: f(w, Adaptive(square, lr, eps, denom if f is todo[-1] else denom.clone()))
-    return p
-adam_step.stands_for = optimizer.adam_step
-
-def joined(
-    opt, # Optimizer
-):       # Dict from the `id` of a parameter to a list of functions `f(rows, step)`, or None
-    "What is to be done to each parameter inside the next step, where `join` has been called"
-    cbs = vars(opt).get('cbs')
-    inside = cbs and isinstance(cbs[-1], partial) and cbs[-1].func is adam_step
-    return cbs[-1].keywords['after__'] if inside else None
-
-def join(
-    opt, # Optimizer
-):       # As `joined`; None for an optimizer that is not fastai's `Adam`
-    """Have fastai's `Adam` do what stands in the dict that is returned, as soon as it has stepped some rows of a
-    parameter"""
-    if type(opt) is not Optimizer: return None
-    if opt.cbs[-1] is optimizer.adam_step: opt.cbs = L([*opt.cbs[:-1], partial(adam_step, after__={})])
-    return joined(opt)
-
-def leave(
-    opt, # Optimizer
-):
-    "Take back what `join` has done"
-    if joined(opt) is not None: opt.cbs = L([*opt.cbs[:-1], optimizer.adam_step])

@@ -135,8 +135,11 @@ def prox_group_(
     by_norm = scale*short
     mean = torch.linalg.vecdot(w, moved)[:,None].mul_(short).mul_(short).mul_(by_norm)
     second = torch.linalg.vector_norm(moved, dim=1, keepdim=True).mul_(short).mul_(by_norm)
-    fourth = torch.linalg.vector_norm(moved.div_(denom), dim=1, keepdim=True).mul_(short).mul_(by_norm).mul_(by_norm)
-    long = ~(second*fourth <= 1e-7) & known  # what the series leaves out, by Cauchy and Schwarz; or it is no number
+    left_out = 3*second.square()  # by the series, at most; where that is too much, a closer look: Cauchy and Schwarz
+    if not (left_out <= 1e-7).all():
+        fourth = torch.linalg.vector_norm(moved.div_(denom), dim=1, keepdim=True)
+        left_out = second*fourth.mul_(short).mul_(by_norm).mul_(by_norm)
+    long = ~(left_out <= 1e-7) & known  # or it is no number
     r = torch.where(known, norm*(1 - mean + 1.5*(second.square() - mean.square())), 0.)
     rows = long[:,0].nonzero()[:,0]
     if len(rows): solved = prox_group(w[rows], (scale[rows] if torch.is_tensor(scale) else scale)/denom[rows])

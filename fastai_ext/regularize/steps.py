@@ -50,13 +50,13 @@ def scratch(
 )->torch.Tensor:
     """An uninitialized tensor like `t`, until the next call for the same slot: on the CPU, where new memory is slow to
     get, the same memory each time"""
-    if t.device.type != 'cpu' or t.numel() > 4*_piece: return torch.empty_like(t)
+    if t.device.type != 'cpu' or t.numel() > 2*_piece: return torch.empty_like(t)
     kept,key = vars(_memory),(t.dtype, slot)
     if key not in kept or kept[key].numel() < t.numel():
         kept[key] = torch.empty(max(t.numel(), _piece), dtype=t.dtype)
     return kept[key][:t.numel()].view(t.shape)
 
-_piece = 2**17  # numbers: what stays in the processor's cache while it is worked on
+_piece = 2**18  # numbers: what stays in the processor's cache while it is worked on
 
 def pieces(
     *ts, # Tensors of one shape, or `Adaptive`s of them; what is neither comes along as it is
