@@ -260,3 +260,16 @@ def test_measuring_batchnorm_leaves_nothing_behind(tmp_path):
     assert norm.momentum==before and not any(m.training for m in learn.model.modules())
     measured = [o for o in modes if o[2] is None]
     assert len(measured)==2*len(learn.dls.train) and set(measured)=={(False,True,None)}  # after each epoch
+
+def test_after_ctrl_c_batchnorm_is_measured_without_dropout(tmp_path):
+    modes = []
+    class CtrlC(Callback):
+        order = 80
+        def after_pred(self):
+            if self.training and self.epoch==2: raise KeyboardInterrupt
+    learn = learner(SWA(start=.1), path=tmp_path)
+    learn.model[0][0].register_forward_hook(lambda m,i,o: modes.append((m.training, learn.model[0][1].momentum)))
+    with pytest.raises(KeyboardInterrupt): fit(learn, 3, cbs=CtrlC())
+    n = len(modes)
+    with learn.no_bar(): learn.validate()
+    assert [o for o in modes[n:] if o[1] is None]==[(False,None)]*len(learn.dls.train)

@@ -628,3 +628,12 @@ def test_a_coupled_decay_goes_through_the_learning_rate():
     model[0].weight.data.fill_(1.)
     fit(learner(WeightDecay(.3, how='coupled'), NoGrad(), model=model, batches=[data()]*4), 1, .1)
     torch.testing.assert_close(model[0].weight, torch.full((8,4), (1-.1*.3)**4))
+
+def test_gradients_that_overflow_are_not_taken_again():
+    passes,model = [],net()
+    model[0].register_forward_hook(lambda m,i,o: passes.append(m.training))
+    class Overflow(Callback):
+        def before_backward(self):
+            if self.train_iter==1: self.learn.loss_grad = self.loss_grad*math.inf
+    fit(learner(SAM(.05), Overflow(), model=model, batches=[data()]*3), 1, 0.)
+    assert passes.count(True)==3+2

@@ -234,9 +234,9 @@ def test_learner_trains_on(opt_func):
         assert learn.shrink().after < 16*8 and (learn.get_preds()[0]-before).abs().max() < 1e-5
         params = {id(p) for ps in learn.opt.param_lists for p in ps}
         assert params=={id(p) for p in net.parameters()} and learn.opt.frozen_idx==1
-        wrapped = isinstance(learn.opt, OptimWrapper)
-        if wrapped: assert {id(p) for p in learn.opt.opt.state} <= params  # nothing of weights that are gone
-        else: assert [learn.opt.state[p].get('do_wd', True) for p in net.parameters()]==[True]+[False]*3+[True,False]
+        if not isinstance(learn.opt, OptimWrapper):
+            decays = [learn.opt.state[p].get('do_wd', True) for p in net.parameters()]
+            assert decays==[True,False,False,False,True,False]
         assert not net[0].weight.requires_grad and net[3].weight.requires_grad
         assert net[1].weight.requires_grad  # batch norm trains while frozen
         frozen,head = net[0].weight.clone(),net[3].weight.clone()
@@ -274,6 +274,7 @@ def test_a_torch_optimizer_of_the_user_goes_on():
         learn.fit(1)
         net[0].weight.data[:4] = 0
         learn.shrink()
+        assert {id(p) for p in opt.opt.state} <= {id(p) for p in net.parameters()}  # nothing of weights that are gone
         was = net[0].weight.clone()
         learn.fit(1)
     assert not torch.equal(was, net[0].weight) and len(net[0].weight)==4

@@ -250,7 +250,8 @@ class Proximal(Penalty):
         if self.how == 'prox':
             steps.before_step(self.learn.opt)
             self._join()
-        self._add_to(self._made if self.how == 'prox' else self._held + self._made)
+        helds = self._made if self.how == 'prox' else self._held + self._made
+        if helds: self._add_to(helds)
 
     def _join(self):
         "Where that can be, have the optimizer apply the proximal step as soon as it has stepped a part of a weight"
@@ -270,9 +271,12 @@ class Proximal(Penalty):
             for h in hs:
                 if h.whole: yield h, partial(self.prox_, **s)
 
-    def _done(self, held):
-        "Whether the optimizer has applied it already, in the step that ends"
-        return id(held.param) in self._joined and done(self.learn.opt, held.param)
+    def _left(self, helds):
+        "Those for which the optimizer has not applied it already, in the step that ends"
+        inside = self._joined & done(self.learn.opt) if self._joined else ()
+        for h in helds:
+            if id(h.param) in inside: h.publish()
+        return [h for h in helds if id(h.param) not in inside]
 
     @torch.no_grad()
     def after_step(self):
@@ -288,11 +292,8 @@ class Proximal(Penalty):
     ):
         "The proximal step of every live weight, but for those where the optimizer has taken it already"
         hypers = opt.hypers
-        for s,hs in self._by_group(self._held):
+        for s,hs in self._by_group(self._left(self._held)):
             for h in hs:
-                if self._done(h):
-                    h.publish()
-                    continue
                 with h.changed() as w:
                     pair = w,h.step(opt, hypers)
                     for part,step in pieces(*pair) if self.elementwise else [pair]: self.prox_(part, step, **s)

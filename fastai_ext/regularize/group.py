@@ -190,10 +190,9 @@ class GroupLasso(Proximal):
 
     def apply_prox(self, opt):
         hypers = opt.hypers
+        left = {id(h) for h in self._left([b.held[0] for b in self._bundles if b.lies])}
         for b,s in self._live():
-            if b.lies and self._done(b.held[0]):
-                b.held[0].publish()
-                continue
+            if b.lies and id(b.held[0]) not in left: continue
             moves = [h.step(opt, hypers) for h in b.held]
             if b.lies: self._shorten_rows(b, moves[0], s)
             else: self._shorten(b, moves, s)

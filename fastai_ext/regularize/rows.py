@@ -32,10 +32,14 @@ class RowOptimizer(Optimizer):
         if closure is not None:
             raise NotImplementedError(f"{type(self).__name__}: fastai optimizers do not support a closure")
         self._begin()
-        for p,_,state,hyper in self.all_params(with_grad=True):
-            if p.grad.layout == p.layout == torch.strided and p.grad.dtype == p.dtype: self._step_rows(p, state, hyper)
-            else: _through(self.cbs, p, state, hyper)
-            self.state[p] = state
+        for ps,hyper in zip(self.param_lists, self.hypers, strict=True):
+            for p in ps:
+                if p.grad is None: continue
+                state = self.state[p]
+                if p.ndim > 1 and p.grad.layout == p.layout == torch.strided and p.grad.dtype == p.dtype:
+                    self._step_rows(p, state, hyper)
+                else: _through(self.cbs, p, state, hyper)
+                self.state[p] = state
         self.after.clear()
 
     def _begin(self): self.done,self.after = set(),vars(self).get('after', {})
@@ -81,10 +85,9 @@ def joined(
 
 def done(
     opt, # Optimizer
-    p,   # Parameter
-)->bool:
-    "Whether the step that ends has done already what stood there for `p`"
-    return id(p) in vars(opt).get('done', ()) and id(p) not in (joined(opt) or {})
+)->set:  # Of `id`s of parameters
+    "For which parameters the step that ends has done already what stood in the dict"
+    return vars(opt).get('done', set()) - (joined(opt) or {}).keys()
 
 def join(
     opt, # Optimizer
