@@ -204,7 +204,76 @@ class AtLeast(Callback):
     def before_step(self):
         for p in self.model.parameters(): p.grad.add_(p.data, alpha=max(self.rate, .01))
 
+class CountsFits(Callback):
+    def __init__(self): self.n = 0
+    def before_fit(self): self.n += 1
+class LateLoss(CountsFits):
+    def after_epoch(self): self.recorder.losses[-1] += self.n
+class ShrinksAfterFit(Callback):
+    order = 1000
+    def after_fit(self):
+        for p in self.model.parameters(): p.data.mul_(.9)
+class SetsHyperInValid(Callback):
+    def after_validate(self):
+        if self.opt: self.opt.set_hyper('mom', .5)
+class FreezesInValid(Callback):
+    def after_validate(self): self.model[0].requires_grad_(False)
+class WiderPreds(Callback):
+    def after_pred(self):
+        if not self.training: self.learn.pred = torch.cat([self.pred, self.pred[:, :1]], 1)
+class CountsValid(Callback):
+    def __init__(self): self.k = 1
+    def before_fit(self): self.k = 1
+    def before_validate(self): self.k += 1
+    def before_step(self):
+        for p in self.model.parameters(): p.grad.mul_(1/self.k)
+class Leaves(Callback):
+    def after_fit(self): self.learn.remove_cb(self)
+class PicklesLess(Callback):
+    def __init__(self): self.begun = False
+    def __getstate__(self): return {**vars(self), 'begun': False}
+class StartsOver(PicklesLess):
+    def before_train(self):
+        if not self.begun:
+            for p in self.model.parameters(): p.data.mul_(.5)
+        self.begun = True
+class PredictsOtherwise(PicklesLess):
+    def before_train(self): self.begun = True
+    def after_pred(self):
+        if self.begun and not self.training: self.learn.pred = self.pred*2
+class SameRepr(Callback):
+    def __init__(self, rate=.1): self.rate = rate
+class Summary(Callback): name = 'summary'
+class OddOrder(Callback):
+    order = True
+class LeavesHooks(Callback):
+    def before_fit(self): self.model[0].register_forward_hook(lambda m,i,o: o)
+class Unfreezes(Callback):
+    def before_fit(self): self.model.requires_grad_(True)
+    def before_step(self):
+        for p in self.model[0].parameters(): p.grad = None
+class Inert(Callback):
+    def __init__(self, rate=.1): self.rate = rate
+
 seeded = [
+    (CountsFits, 'lr_find', 'lr_find on a new learner: its own state is another after the next fit: n is 2'),
+    (LateLoss, 'lr_find', 'lr_find on a new learner: the fit after it has other losses'),
+    (ShrinksAfterFit, 'lr_find', 'lr_find on a new learner: '),
+    (SetsHyperInValid, 'validate', 'with an optimizer: the optimizer'),
+    (AddsColumns, 'lr_find', 'learn.metrics had 1 entries, now 2'),
+    (WiderPreds, 'get_preds', 'output 0 has the shape (24, 4), without the callback (24, 3)'),
+    (CountsValid, 'get_preds', 'a fit that fetches predictions after each epoch ends elsewhere'),
+    (Leaves, 'export', 'the loaded learner has no such callback'),
+    (PredictsOtherwise, 'export', 'the loaded learner predicts otherwise, by '),
+    (StartsOver, 'export', 'a fit of the loaded learner with lr=0 changes weights, in the first learner not'),
+    (dict(cb=SameRepr, strength='rate'), 'repr', 'whatever rate is: arguments that matter should show'),
+    (Summary, 'events', "its name is 'summary': in a learner it replaces `learn.summary`"),
+    (OddOrder, 'events', 'its order is True, not a number'),
+    (LeavesHooks, 'fit_twice', '1 more hooks on the model after the second fit than after the first'),
+    (LateLoss, 'second_fit', 'with a fresh callback the second fit records other losses'),
+    (FreezesInValid, 'fine_tune', "after fine_tune '0.0.bias' requires no gradient, unlike without it"),
+    (Unfreezes, 'freeze', "was frozen, after the fit it requires a gradient"),
+    (dict(cb=Inert, strength='rate'), 'strength0', 'with rate=0.1 it trains as without it: nothing is applied'),
     (KeepsBatch, 'export', 'largest attribute is last'),
     (Swallows, 'errors_pass', 'Ctrl-C in after_pred of training is swallowed'),
     (KeepsGraphs, 'memory', 'keeps its graph alive, 16 in 8 batches: its attribute losses grows'),
