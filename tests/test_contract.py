@@ -1,6 +1,6 @@
 """Every public callback keeps the promises of fastai_ext.contract.check; the battery itself is fair, and says what it
 sees"""
-import time
+import subprocess, sys, time
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from fastai.torch_core import set_seed
 from contract_learners import ordinary, regression, two_parts
 from fastai_ext.callbacks import callback_examples, callback_order, check_all, dropout_learner, public_callbacks
 from fastai_ext.contract.check import ContractError, check_callback, check_callbacks, parametrize_with_checks
-from fastai_ext.contract.harness import SynthItems, contract_learner, promise, promises
+from fastai_ext.contract.harness import NotOwed, SynthItems, contract_learner, promise, promises
 
 def test_every_public_callback_is_registered():
     registered = {type(a['cb']()).__name__ for a in callback_examples.values()}
@@ -62,6 +62,44 @@ at_the_optimizer = ('runs','freeze','strength0','optimizer','save_load','accumul
 def test_promises_with_an_optimizer_of_torch(callback, check): check(callback)
 
 def test_two_processes(): check_all(only='ddp', on_fail='raise')
+
+def test_what_two_processes_made_is_judged():
+    "An error goes before another's waiting for it; weights, then the class of the model"
+    from fastai_ext.contract.ddp import verdict
+    def rank(weight, model='Sequential'): return dict(weights={'w': torch.tensor([weight])}, model=model)
+    good = [rank(1.), rank(1.)]
+    assert verdict(good, [rank(2.), rank(2.)]) is None
+    waits,raised = 'RuntimeError: [gloo] timed out','ValueError: no such weight'
+    assert str(verdict(good, [waits, raised])) == 'rank 1 raised ValueError: no such weight'
+    alone = verdict([rank(1.), raised], good)
+    assert isinstance(alone, NotOwed) and 'does not train on two processes without the callback' in str(alone)
+    assert "end with different weights: 'w' differs by 1" in str(verdict(good, [rank(1.), rank(2.)]))
+    left = str(verdict(good, [rank(1., 'Replica'), rank(1.)]))
+    assert left == 'after the fit the model is a Replica instead of a Sequential'
+
+def test_what_cannot_be_sent_to_another_process_is_not_owed():
+    "A lock, for example; nothing is started for it"
+    import threading
+    from fastai_ext.contract.ddp import run_ranks
+    from fastai_ext.contract.subject import Subject
+    lock = threading.Lock()
+    def locked():
+        assert not lock.locked()
+        return Nothing()
+    found = run_ranks({'locked': Subject(locked)})['locked']
+    assert isinstance(found, NotOwed) and 'cannot be sent to another process: TypeError' in str(found)
+
+def test_processes_that_say_nothing_are_not_waited_for(tmp_path):
+    from fastai_ext.contract.ddp import _wait
+    def start(code): return subprocess.Popen([sys.executable, '-S', '-c', code])
+    silent = [start('import time; time.sleep(60)') for _ in range(2)]
+    try: assert _wait(silent, tmp_path, .3)
+    finally:
+        for p in silent: p.kill(), p.wait()
+    ranks = [start('import time; time.sleep(60)'), start('raise SystemExit(3)')]
+    try: assert not _wait(ranks, tmp_path, 60), 'the other is not waited for where one has failed'
+    finally:
+        for p in ranks: p.kill(), p.wait()
 
 # a callback that does nothing is blamed for nothing, whatever the learner does by itself
 

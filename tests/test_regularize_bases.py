@@ -22,6 +22,7 @@ from torch import nn
 from fastai_ext.regularize import steps
 from fastai_ext.regularize.activation import ActivationL1, ActivationL2
 from fastai_ext.regularize.anchor import L2SP
+from fastai_ext.regularize.base import Constraint, Penalty, Proximal
 from fastai_ext.regularize.consistency import ConfidencePenalty, JacobianPenalty, RDrop
 from fastai_ext.regularize.constraint import MaxNorm, NonNeg, UnitNorm
 from fastai_ext.regularize.decay import WeightDecay
@@ -602,3 +603,33 @@ def test_after_an_overflow_the_next_step_shortens_again():
             def before_batch(self): self.learn.model[0].weight.data.fill_(-1.) if self.training else None
         fit(learner(NonNeg(), Overflows(), Down(), model=model, opt_func=opt), 1, 0.)
         assert (model[0].weight==0).all()
+
+# what a subclass must give, and when it may be asked
+
+@pytest.mark.parametrize('base,missing', ((Penalty,'grad'), (Proximal,'prox'), (Constraint,'project')))
+def test_mathematics_that_a_subclass_lacks_are_asked_for(base, missing):
+    "By name: fastai would make `tuple index out of range` of an error without words"
+    class Mine(base): hypers,shows = ('mine',),False
+    said = f'Mine has no `{missing}`; give it {missing}'
+    with pytest.raises(NotImplementedError, match=said): fit(learner(Mine(mine=.1)), 1)
+    if base is Penalty:
+        with pytest.raises(NotImplementedError, match='Mine has no `norm`'): Mine(mine=.1).norm(torch.ones(2,2))
+
+def test_the_value_before_the_first_fit():
+    with pytest.raises(RuntimeError, match='L1: no weights chosen yet; call `fit` first'): L1(.1).value()
+
+def test_a_step_that_an_overflow_cancels_applies_no_proximal_step():
+    "The weights are as they were, to the bit, though the optimizer would apply the step itself"
+    from fastai_ext.contract.steps import CPUMixedPrecision
+    class Overflow(Callback):
+        def before_backward(self):
+            self.was = weights(self.learn)
+            self.learn.loss_grad = self.loss_grad*float('inf')
+        def after_batch(self):
+            if self.training: assert all(map(torch.equal, self.was, weights(self.learn)))
+    for opt_func in (SGD, momentum, Adam):
+        l1 = L1(.5)
+        learn = learner(l1, CPUMixedPrecision(), Overflow(), opt_func=opt_func, lr=.1)
+        start = weights(learn)
+        fit(learn, 1)
+        assert all(map(torch.equal, start, weights(learn))) and l1.value() > 0

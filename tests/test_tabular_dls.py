@@ -1,5 +1,7 @@
 "Tables as they come: what is wrong before a model sees them, each with the answer that is right"
 import warnings
+from datetime import date
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -10,6 +12,7 @@ from fastai.tabular.core import Categorify, Normalize
 from fastai.tabular.data import TabularDataLoaders
 from fastai.tabular.learner import tabular_learner
 from fastai_ext.tabular.auto import fit_tabular
+from fastai_ext.tabular.columns import codes_of, dates_of, kind_of, levels_of, numbers
 from fastai_ext.tabular.dls import tabular_dls
 from fastai_ext.tabular.tidy import check_classes
 from fastai_ext.tabular.files import load_tree_learner
@@ -187,3 +190,33 @@ def test_fit_tabular_in_one_line_and_one_file(tmp_path):
     short = quiet(fit_tabular, df, 'y', models=['rf','hist'], folds=2, time_limit=1e-3, verbose=False)
     assert short.names == ['rf'] and short.validate()[0] < 1
     with pytest.raises(ValueError, match='must be among'): fit_tabular(df, 'y', models=['svm'])
+
+# columns of any type
+
+@pytest.mark.parametrize('values,kind', (([Decimal('1.5'),None], 'number'), ([1,2.5], 'number'),
+                                         ([True,False], 'level'), ([date(2021,3,4),None], 'date'),
+                                         (['a',None], 'level'), ([1,'a'], 'level')))
+def test_what_a_column_of_objects_holds(values, kind): assert kind_of(pd.Series(values, dtype=object)) == kind
+
+def test_columns_that_are_neither_numbers_nor_levels_nor_dates():
+    def refused(f, values, said, **kwargs):
+        with pytest.raises(ValueError, match=said): f(pd.Series(values, name='c', **kwargs))
+    refused(kind_of, [1+2j], "column 'c' holds complex numbers; give their parts as columns")
+    refused(kind_of, [[1],[2]], "column 'c' holds lists, which are no levels; take it apart")
+    refused(levels_of, [{1:2},{3:4}], "column 'c' holds dicts, which are no levels")
+    refused(numbers, ['many'], "column 'c' must be numbers, as in training")
+    refused(dates_of, ['soon'], "column 'c' holds no dates.*give its format")
+    early = np.array(['1500-01-01'], dtype='datetime64[s]')
+    refused(dates_of, early, "column 'c' holds dates before 1678 or after 2262")
+
+def test_numbers_levels_and_dates_as_pandas_has_them():
+    assert numbers(pd.Series(pd.to_timedelta(['90s',None]))).fillna(-1).tolist() == [90.,-1.]
+    assert numbers(pd.Series([Decimal('1.5'),None], dtype=object)).fillna(-1).tolist() == [1.5,-1.]
+    sizes = pd.Categorical(['l','s','l'], ['s','m','l'], ordered=True)
+    assert levels_of(pd.Series(sizes)) == ['s','l'] and levels_of(pd.Series(sizes.as_unordered())) == ['l','s']
+    assert levels_of(pd.Series(['b',2,'a',1], dtype=object)) == [1,2,'a','b'], 'numbers, then text'
+    for col in (pd.Series(['a',None,'z','b']), pd.Series(pd.Categorical(['a',None,'z','b']))):
+        assert codes_of(col, ['a','b']).tolist() == [0,-1,-2,1], 'missing and unseen'
+    there = dates_of(pd.Series(pd.to_datetime(['2021-03-04 01:00']).tz_localize('Asia/Tokyo')))
+    assert there[0] == pd.Timestamp('2021-03-03 16:00') and there.dtype == 'datetime64[ns]'
+    assert dates_of(pd.Series(['04/03/21']), '%d/%m/%y')[0] == pd.Timestamp('2021-03-04')

@@ -18,6 +18,7 @@ from sklearn.linear_model import Ridge
 from fastai_ext.tabular.engines import engines
 from fastai_ext.tabular.dls import tabular_dls
 from fastai_ext.tabular.files import load_tree_learner
+from fastai_ext.tabular import shapley  # noqa: F401  gives learners `shap`
 from fastai_ext.tabular.rows import rows_dl
 from fastai_ext.tabular.target import tensors
 from fastai_ext.tabular.trees import tree_learner
@@ -466,3 +467,27 @@ def test_instances_of_forests_are_scikit_learn_s(fitted):
         assert np.allclose(by_hand.predict(tl.encode(table()[300:])[0]), tl.get_preds()[0].ravel())
     with pytest.raises(ValueError, match='give a regressor'): tree_learner(data(), RandomForestClassifier())
     with pytest.raises(ValueError, match='for the engines by name'): tree_learner(data(), Ridge(), monotone=dict(a=1))
+
+# SHAP values
+
+@pytest.mark.parametrize('name', ('dt','rf','extra'))
+@pytest.mark.parametrize('target', ('value','three'))
+def test_shap_values_of_trees_and_forests_are_those_of_the_package(name, target):
+    "For a class its probability; what was made of a column, as whether it is missing, counts as that column"
+    shap = pytest.importorskip('shap')
+    df = table(160)
+    dls = tabular_dls(df.drop(columns=[n for n in every if n != target]), target, valid=range(120,160))
+    tl = tree_learner(dls, name, **({} if name == 'dt' else dict(n_estimators=4)))
+    with tl.no_bar(), tl.no_logging(): tl.fit()
+    rows = df[120:130]
+    e = tl.shap(rows, **({} if target == 'value' else dict(target='mid')))
+    x,_ = tl.encode(rows)
+    told = tl.get_preds(dl=rows)[0][:,0 if target == 'value' else list(dls.vocab).index('mid')].numpy()
+    assert np.allclose(e.values.sum(1)+e.base_values, told, atol=1e-4)
+    ref = shap.TreeExplainer(tl.model.est).shap_values(x, check_additivity=False)
+    if target == 'three': ref = ref[...,list(dls.vocab).index('mid')]
+    columns = tl.model.engine.task.columns
+    for j,n in enumerate(e.feature_names):
+        parts = [i for i,c in enumerate(columns) if c == n or c == f'{n}_na']
+        assert parts and np.allclose(e.values[:,j], ref[:,parts].sum(1), atol=1e-5), n
+    assert sorted(e.feature_names) == ['a','b','c','kind','size']

@@ -130,14 +130,16 @@ class Penalty(Regularizer):
         **strengths, # One number for each name in `hypers`
     ):               # A tensor with one number
         "The penalty of a weight, strength included"
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no `norm`; give it norm(self, w, **strengths): one "
+                                  "number")
 
     def grad(self,
         w,           # (out, in, ...)
         **strengths, # One number for each name in `hypers`
     ):               # Of the shape of `w`
         "Gradient of `norm`"
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no `grad`; give it grad(self, w, **strengths): the "
+                                  "gradient of `norm`")
 
     def add_grads(self,
         grads,       # Tensors to add to, in place
@@ -227,7 +229,8 @@ class Proximal(Penalty):
         **strengths, # One number for each name in `hypers`
     ):               # Of the shape of `w`
         "What the weight becomes"
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no `prox`; give it prox(self, w, step, **strengths): "
+                                  "what the weight becomes")
 
     def prox_(self,
         w,           # The weight, or where `elementwise` a part of it
@@ -312,7 +315,8 @@ class Constraint(Regularizer):
         **strengths, # One number for each name in `hypers`
     ):               # Of the shape of `w`
         "The nearest allowed weight"
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no `project`; give it project(self, w, **strengths): the "
+                                  "nearest allowed weight")
 
     def project_(self,
         w,           # (out, in, ...); where `elementwise` a part of it
