@@ -60,7 +60,7 @@ def levels_of(
 ):
     "The levels of `col`: those of an ordered category in its order, others sorted"
     if isinstance(col.dtype, pd.CategoricalDtype):
-        seen = set(col.cat.codes)
+        seen = set(np.unique(col.cat.codes).tolist())
         if col.cat.ordered: return [o for i,o in enumerate(col.cat.categories.tolist()) if i in seen]
         values = [o for i,o in enumerate(col.cat.categories.tolist()) if i in seen]
     else:

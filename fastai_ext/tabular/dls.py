@@ -40,7 +40,8 @@ def tabular_dls(
     ys = list(y) if isinstance(y, (list,tuple)) else [y]
     if not isinstance(dates, dict): dates = {n:None for n in listed(dates)}
     _check_frame(df, ys, cats, conts, dates, wgts)
-    df = df.copy() if df.index.is_unique else df.reset_index(drop=True)
+    # its columns will be replaced, never written to
+    df = df.copy(deep=False) if df.index.is_unique else df.reset_index(drop=True)
     weights,skip = _weights(df, wgts)
     train,held = splits_of(df, valid, seed)
     df,kind,classes = _with_target(df, ys, task, classes, train)
@@ -52,8 +53,10 @@ def tabular_dls(
     _warn_identifiers(df, cats, train)
     used = [n for n in df.columns if n in {*cats, *conts, *dates, *ys}]
     procs = [Tidy(dates, classes if kind=='class' else None), Categorify, FillMissing, Normalize]
-    splits = [list(map(int, train)), list(map(int, held))]
-    to = TabularPandas(df[used], procs, cats, conts, ys, _block(kind, ys, classes), splits=splits, reduce_memory=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='Using inplace with splits')  # which take a copy anyway
+        to = TabularPandas(df[used], procs, cats, conts, ys, _block(kind, ys, classes), reduce_memory=False,
+                           inplace=True, splits=[train.tolist(), held.tolist()])
     dls = to.dataloaders(bs=bs, path=path, **({} if weights is None else dict(wgts=weights[train])))
     dls.n_inp = 2  # set here, columns named `c` or `n_inp` hide nothing
     dls.c = len(classes) if kind=='class' else len(ys)
