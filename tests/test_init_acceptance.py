@@ -2,15 +2,21 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest, torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from fastai.basics import DataLoaders, DataLoader, Learner, CrossEntropyLossFlat, L, params, load_learner
+from fastai.data.block import CategoryBlock
+from fastai.data.core import Datasets, TfmdDL
+from fastai.data.transforms import Categorize
+from fastai.tabular.data import TabularDataLoaders
 from fastai.vision.all import MixedPrecision
 from fastai_ext.init.callback import Init
 from fastai_ext.init.auto import init_plan
+from fastai_ext.init.head import HeadPrior, class_counts, head_prior
 from fastai_ext.init.schemes import sparse
 
 def start(m, scheme='auto', seed=0, **kw): init_plan(m, scheme, **kw).apply(seed); return m
@@ -344,3 +350,56 @@ def test_30_same_seed_same_weights_same_rng():
     assert torch.equal(flat(one.model), flat(two.model))
     torch.manual_seed(5); two.init_weights()
     assert not torch.equal(flat(one.model), flat(two.model))
+
+# ------------------------------------------------------------------ the prior of the head
+def classifier(dls, head, loss=None, **kw):
+    return Learner(dls, nn.Sequential(nn.Linear(4, 5), nn.ReLU(), head), loss or CrossEntropyLossFlat(), **kw)
+
+def test_class_shares_are_counted_without_their_inputs():
+    "Labels that are kept apart, as those of files, are read alone"
+    read = []
+    def note(i): read.append(i); return i
+    labels = ['a']*6+['b']*3+['c']
+    dsets = Datasets(range(10), tfms=[[note], [lambda i: labels[i], Categorize(vocab=['a','b','c'])]])
+    dls = DataLoaders(TfmdDL(dsets, bs=4), TfmdDL(dsets, bs=4))
+    read.clear()
+    counts,total = class_counts(dls, 3, 'softmax')
+    assert counts.tolist() == [6,3,1] and total == 10 and not read
+
+def test_class_shares_of_a_table_and_of_batches():
+    df = pd.DataFrame(dict(x=np.arange(10.), y=['a']*6+['b']*3+['c']))
+    table = TabularDataLoaders.from_df(df, y_names='y', cont_names=['x'], procs=[], valid_idx=[0,9], bs=4,
+                                       y_block=CategoryBlock())
+    assert class_counts(table, 3, 'softmax')[0].tolist() == [5,3,0]
+    soft = torch.eye(3)[[0,0,1]]
+    ignored = torch.tensor([0,2,-100])
+    for y,want in ((soft, [2,1,0]), (ignored, [1,0,1])):
+        rows = list(zip(torch.randn(3, 4), y, strict=True))
+        dls = DataLoaders(DataLoader(rows, bs=2), DataLoader(rows, bs=2))
+        assert class_counts(dls, 3, 'softmax')[0].tolist() == want
+
+def test_a_prior_that_does_not_fit_the_head():
+    rows = list(zip(torch.randn(8, 4), torch.arange(8)%3, strict=True))
+    dls = DataLoaders(DataLoader(rows, bs=4), DataLoader(rows, bs=4))
+    with pytest.raises(ValueError, match='a label is 2, but the head has 2 outputs'):
+        head_prior(classifier(dls, nn.Linear(5, 2)))
+    with pytest.raises(ValueError, match='the last layer 2.weight has 3 outputs, not 2'):
+        head_prior(classifier(dls, nn.Linear(5, 3)), shares=[1,2])
+    with pytest.raises(ValueError, match='2.weight has no bias to hold the prior'):
+        head_prior(classifier(dls, nn.Linear(5, 3, bias=False)))
+    with pytest.raises(ValueError, match='Identity has no linear or convolutional layer'):
+        head_prior(Learner(dls, nn.Identity(), CrossEntropyLossFlat()))
+    with pytest.raises(ValueError, match='std=-1 is not a standard deviation'): HeadPrior(std=-1)
+    nobody = [(torch.randn(4), torch.tensor(-100))]*4
+    with pytest.raises(ValueError, match='no training labels; give shares='):
+        head_prior(classifier(DataLoaders(DataLoader(nobody, bs=2), DataLoader(nobody, bs=2)), nn.Linear(5, 3)))
+
+def test_a_head_that_was_trained_is_left_alone_and_said():
+    rows = list(zip(torch.randn(8, 4), torch.arange(8)%3, strict=True))
+    learn = classifier(DataLoaders(DataLoader(rows, bs=4), DataLoader(rows, bs=4)), nn.Linear(5, 3), lr=.1)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    before = flat(learn.model)
+    with pytest.warns(UserWarning, match='the head 2.weight is left alone.*force=True overrides it'):
+        assert not head_prior(learn)['done']
+    assert torch.equal(flat(learn.model), before)
+    assert head_prior(learn, force=True)['done'] and not torch.equal(flat(learn.model), before)

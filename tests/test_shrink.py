@@ -9,6 +9,7 @@ from fastai.layers import AdaptiveConcatPool2d, ConvLayer, Flatten
 from fastai.tabular.all import Categorify, Normalize, RegressionBlock, TabularDataLoaders, load_learner, tabular_learner
 from hypothesis import given, settings, strategies as st
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from fastai_ext.regularize.prune import shrink_model
@@ -326,3 +327,97 @@ def test_chains_say_what_they_saw():
     part.weight.data = torch.tensor([[0.,1.],[0.,0.]])
     assert zero_rows_of(part).tolist()==[False, True]
     assert zero_columns(part, torch.arange(2)[:,None])[:,0].tolist()==[True, False]
+
+class Functional(nn.Module):
+    "Written with functions, as many networks are"
+    def __init__(self, end):
+        super().__init__()
+        self.a,self.b,self.end = nn.Conv2d(1, 6, 3),nn.Conv2d(6, 5, 3),end
+        self.c = nn.Linear(5*4 if end in ('view','flatten','method') else 5, 2)
+    def forward(self, x):
+        x = F.max_pool2d(F.relu(self.a(x)), 2)*2+1
+        x = F.adaptive_avg_pool2d(self.b(x), 2)
+        if self.end == 'mean': x = x.mean((2,3))
+        elif self.end == 'amax': x = x.amax(dim=(-2,-1))
+        elif self.end == 'view': x = x.view(x.size(0), -1)
+        elif self.end == 'method': x = x.reshape(x.shape[0], -1)
+        else: x = torch.flatten(x, 1)
+        return self.c(x)
+
+def influence(net, x, units, i):
+    "How far the output moves with the weights of unit `i`, where its readers, as told, have no weight for it"
+    net = copy.deepcopy(net)
+    with torch.no_grad():
+        for name,cols in units.readers.items(): net.get_submodule(name).weight[:, cols[i]] = 0
+        was,maker = net(x),net.get_submodule(units.name)
+        maker.weight[i] += 1
+        maker.bias[i] += 1
+        return (net(x)-was).abs().max().item()
+
+picture,row = torch.randn(3, 1, 12, 12),torch.randn(3, 4)
+followed = [(Functional(o), picture) for o in ('mean','amax','view','method','flatten')] + [
+    (nn.Sequential(nn.Conv2d(1, 6, 3), nn.PReLU(6), AdaptiveConcatPool2d(), Flatten(), nn.Linear(12, 2)), picture),
+    (nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6, affine=False), nn.PReLU(), nn.AvgPool2d(2),
+                   nn.Conv2d(6, 2, 1)), picture),
+    (nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.GELU(), nn.Dropout(), nn.Linear(6, 2)), row)]
+
+@pytest.mark.parametrize('net,x', followed)
+def test_units_are_read_where_chains_say_and_nowhere_else(net, x):
+    "Without its readers' weights a unit has no influence; with them it has"
+    net.eval()
+    found,left = chains(net, x)
+    makers = [n for n,m in net.named_modules() if isinstance(m, layers)]
+    assert [u.name for u in found] == makers[:-1] and left == {makers[-1]: 'it is an output of the network'}
+    for u in found:
+        assert not u.dead.any()
+        for i in range(u.n): assert influence(net, x, u, i) < 1e-5
+        net.get_submodule(u.name).weight.data[1] = 0
+    blind = copy.deepcopy(found[0])
+    blind.readers = {}
+    assert influence(net, x, blind, 0) > 1e-3
+
+class Branches(nn.Module):
+    def __init__(self): super().__init__(); self.a,self.b = nn.Linear(4, 6),nn.Linear(6, 2)
+    def forward(self, x):
+        h = self.a(x)
+        return self.b(h if h.sum() > 0 else -h)
+
+class Direct(nn.Module):
+    "The weight is used, the layer is not called"
+    def __init__(self): super().__init__(); self.a,self.b = nn.Linear(4, 6),nn.Linear(6, 2)
+    def forward(self, x): return self.b(F.linear(x, self.a.weight))
+
+class Both(nn.Module):
+    "A layer of two inputs"
+    def __init__(self): super().__init__(); self.a,self.both = nn.Linear(4, 6),nn.Bilinear(6, 6, 2)
+    def forward(self, x): h = self.a(x); return self.both(h, h.tanh())
+
+class Turned(nn.Module):
+    "The next layer reads positions, not units"
+    def __init__(self): super().__init__(); self.a,self.b = nn.Conv1d(1, 6, 3),nn.Linear(10, 2)
+    def forward(self, x): return self.b(self.a(x))
+
+class Flat(nn.Module):
+    "Units last, and flattened with the positions before them"
+    def __init__(self): super().__init__(); self.a,self.b = nn.Linear(4, 6),nn.Linear(18, 2)
+    def forward(self, x): return self.b(self.a(x).flatten(1))
+
+class Gauge(nn.Linear):
+    "A layer with a weight of its own kind"
+    def __init__(self, *args): super().__init__(*args); self.scale = nn.Parameter(torch.ones(1))
+
+old_norm = nn.utils.weight_norm if hasattr(nn.utils, 'weight_norm') else weight_norm
+
+@pytest.mark.filterwarnings('ignore:.*weight_norm')
+@pytest.mark.parametrize('make,x,name,why', [
+    (Branches, row, 'a', 'the network cannot be traced (TraceError)'),
+    (Direct, row, 'a', 'it is not called as a layer'),
+    (Both, row, 'a', 'both has several inputs'), (Turned, torch.randn(2, 1, 12), 'a', 'b reads another dimension'),
+    (Flat, torch.randn(2, 3, 4), 'a', 'its units are flattened together with positions'),
+    (lambda: nn.Sequential(Gauge(4, 6), nn.Linear(6, 2)), row, '0', '0 has weights of its own kind'),
+    (lambda: nn.Sequential(old_norm(nn.Linear(4, 6)), nn.Linear(6, 2)), row, '0', '0 is parametrized'),
+    (lambda: nn.Sequential(nn.Conv2d(2, 6, 3, groups=2), nn.Conv2d(6, 2, 1)), torch.randn(2, 2, 9, 9), '0',
+     '0 is grouped')], ids=lambda o: o if isinstance(o, str) else '')
+def test_why_a_layer_is_left_alone(make, x, name, why):
+    found,left = chains(make().eval(), x)
+    assert left[name] == why and name not in [u.name for u in found]

@@ -11,12 +11,14 @@ from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.interpret import ClassificationInterpretation
 from fastai.metrics import accuracy, rmse
 from fastai.tabular.core import Categorify, FillMissing, Normalize, TabularPandas, TabularProc
+from fastai.tabular.learner import tabular_learner
 from hypothesis import HealthCheck, given, settings, strategies as st
 from sklearn.ensemble import (ExtraTreesRegressor, HistGradientBoostingRegressor, RandomForestClassifier,
                               RandomForestRegressor)
 from sklearn.linear_model import Ridge
 from fastai_ext.tabular.engines import engines
 from fastai_ext.tabular.dls import tabular_dls
+from fastai_ext.tabular.embed import embed_features
 from fastai_ext.tabular.files import load_tree_learner
 from fastai_ext.tabular import shapley  # noqa: F401  gives learners `shap`
 from fastai_ext.tabular.rows import rows_dl
@@ -491,3 +493,37 @@ def test_shap_values_of_trees_and_forests_are_those_of_the_package(name, target)
         parts = [i for i,c in enumerate(columns) if c == n or c == f'{n}_na']
         assert parts and np.allclose(e.values[:,j], ref[:,parts].sum(1), atol=1e-5), n
     assert sorted(e.feature_names) == ['a','b','c','kind','size']
+
+# the embeddings of a network in the place of categories
+
+def network(dls, **kwargs): return tabular_learner(dls, layers=[4], **kwargs)
+
+def test_boosted_trees_on_embeddings_are_those_on_their_numbers():
+    "With the rounds that validation kept, and the first few of them; trees do not mind that `wide` is scaled"
+    df = table().drop(columns=['b', *(n for n in every if n != 'value')])
+    torch.manual_seed(0)
+    dls = tabular_dls(df, 'value', valid=range(300,400))
+    net = network(dls)
+    embed = embed_features(net)
+    made = embed(df)
+    wide = tabular_dls(made[[*embed.columns, 'a','c','value']], 'value', valid=range(300,400))
+    how = dict(n_epoch=40, patience=3, n_jobs=1)
+    mine,plain = grown('lgbm', dls, embed=net, **how),grown('lgbm', wide, **how)
+    x,_ = mine.encode(df[300:])
+    y,_ = plain.encode(made[300:])
+    assert plain.model.engine.task.columns == [*embed.columns, 'a','c']
+    ours,theirs = mine.model.engine,plain.model.engine
+    assert ours.n_rounds == theirs.n_rounds > 3 and np.allclose(ours.predict(x), theirs.predict(y))
+    assert np.allclose(ours.first(3).predict(x), theirs.first(3).predict(y))
+    assert not np.allclose(ours.first(3).predict(x), ours.predict(x))
+
+def test_networks_that_have_no_embeddings_to_give():
+    df = table()[['a','c','value']]
+    with pytest.raises(ValueError, match='no categories, so it has no embeddings'):
+        embed_features(network(tabular_dls(df, 'value', valid=range(300,400))))
+    class Twice(TabularProc):
+        def encodes(self, to): to.conts = to.conts*2
+    to = TabularPandas(table(), [Categorify,Twice], ['kind'], ['a'], 'value',
+                       splits=[list(range(300)),list(range(300,400))])
+    with pytest.raises(ValueError, match="processing step of these data is not one of fastai's; make them by"):
+        embed_features(network(to.dataloaders(bs=64)))
