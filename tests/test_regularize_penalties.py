@@ -12,7 +12,7 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.losses import MSELossFlat
-from fastai.optimizer import SGD, Adam, OptimWrapper, adam_step, ranger
+from fastai.optimizer import SGD, Adam, OptimWrapper, Optimizer, ranger
 from fastai.torch_core import set_seed
 from hypothesis import given, settings, strategies as st
 from torch import nn
@@ -308,7 +308,7 @@ def test_large_weights_in_parts():
 def test_nothing_stays_in_the_optimizer():
     "What joins Adam for a step is gone after the fit, also after one that was interrupted"
     learn = fit(learner(L1(.1), GroupLasso(.1), opt_func=Adam), 1, .01)
-    assert learn.opt.cbs[-1] is adam_step
+    assert type(learn.opt) is Optimizer and joined(learn.opt) is None
     class Stop(Callback):
         def after_batch(self): raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt): fit(learn, 1, .01, cbs=Stop(), reset_opt=False)
@@ -316,6 +316,17 @@ def test_nothing_stays_in_the_optimizer():
     learn.remove_cbs([L1, GroupLasso])
     a = state(fit(learn, 1, 1e-2, reset_opt=False))
     assert (a != 0).all()
+
+def test_several_join_in_one_step():
+    "Each has the denominator as Adam left it; what is not done in a step is not done twice in the next"
+    both = partial(ElasticNet, .1, 3.),partial(GroupLasso, .1),partial(L1, .3, only='*.bias', label='biases')
+    a,b = (state(fit(learner(*(o() for o in both), opt_func=opt), 2, .02)) for opt in (Adam, FusedAdam))
+    torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-3)
+    class See(Callback):
+        order = 90
+        def before_step(self): self.most = max(map(len, joined(self.learn.opt).values()))
+    learn = fit(learner(L1(.1, only='*.bias'), See(), opt_func=Adam), 2, .01)
+    assert learn.see.most==1
 
 # 7: optimizers, their moving rates, and rates of each weight's own
 
