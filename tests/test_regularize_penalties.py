@@ -317,6 +317,17 @@ def test_nothing_stays_in_the_optimizer():
     a = state(fit(learn, 1, 1e-2, reset_opt=False))
     assert (a != 0).all()
 
+def test_rates_and_epsilons_of_each_weight():
+    "As `MuP` gives them: the proximal step is that of Adam with these"
+    class Rates(Callback):
+        def step_factors(self, w): return 2.,5.
+    cb = L1(1e-3, only='0.weight')
+    learn = fit(learner(cb, Rates(), opt_func=partial(Adam, eps=1e-2)), 1, .01)
+    p,h = learn.model[0].weight,learn.opt.hypers[0]
+    state = learn.opt.state[p]
+    want = 2*.01/((state['sqr_avg']/(1-h['sqr_mom']**state['step'])).sqrt() + 5*1e-2)
+    torch.testing.assert_close(steps.known(cb._held[0].step(learn.opt, learn.opt.hypers)), want)
+
 def test_several_join_in_one_step():
     "Each has the denominator as Adam left it; what is not done in a step is not done twice in the next"
     both = partial(ElasticNet, .1, 3.),partial(GroupLasso, .1),partial(L1, .3, only='*.bias', label='biases')
