@@ -328,6 +328,21 @@ def test_rates_and_epsilons_of_each_weight():
     want = 2*.01/((state['sqr_avg']/(1-h['sqr_mom']**state['step'])).sqrt() + 5*1e-2)
     torch.testing.assert_close(steps.known(cb._held[0].step(learn.opt, learn.opt.hypers)), want)
 
+def test_blocks_of_one_parameter_with_rates_of_their_own():
+    "Queries, keys and values lie in one parameter: with one rate it is taken whole, with several each keeps its own"
+    class Rates(Callback):
+        def __init__(self, of_q): self.of_q = of_q
+        def step_factors(self, w): return (self.of_q if w.block=='q' else 1.),1.
+    class Attends(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.att,self.out = nn.MultiheadAttention(4, 2, bias=False, batch_first=True),nn.Linear(4,1)
+        def forward(self, x): return self.out(self.att(x[:,None], x[:,None], x[:,None])[0][:,0])
+    for of_q,n in ((1.,1), (3.,3)):
+        cb = L1(.1, only=lambda w: w.block in ('q','k','v'))
+        fit(learner(cb, Rates(of_q), model=Attends(), opt_func=Adam), 1, .01)
+        assert [h.lr for h in cb._held]==[of_q,1.,1.][:n]
+
 def test_several_join_in_one_step():
     "Each has the denominator as Adam left it; what is not done in a step is not done twice in the next"
     both = partial(ElasticNet, .1, 3.),partial(GroupLasso, .1),partial(L1, .3, only='*.bias', label='biases')
