@@ -1,10 +1,10 @@
 """Every public callback keeps the promises of fastai_ext.contract.check; the battery itself is fair, and says what it
 sees"""
-import subprocess, sys, time
+import random, subprocess, sys, threading, time
 from functools import partial
 from pathlib import Path
 
-import pytest, torch
+import numpy as np, pytest, torch
 from torch import nn
 from fastai.callback.core import Callback, FetchPredsCallback
 from fastai.callback.mixup import CutMix, MixUp
@@ -19,6 +19,7 @@ from fastai.torch_core import set_seed
 from contract_learners import ordinary, regression, two_parts
 from fastai_ext.callbacks import callback_examples, callback_order, check_all, dropout_learner, public_callbacks
 from fastai_ext.contract.check import ContractError, check_callback, check_callbacks, parametrize_with_checks
+from fastai_ext.contract.compare import bytes_in, differ, state_of, unlike
 from fastai_ext.contract.harness import NotOwed, SynthItems, contract_learner, promise, promises
 
 def test_every_public_callback_is_registered():
@@ -79,7 +80,6 @@ def test_what_two_processes_made_is_judged():
 
 def test_what_cannot_be_sent_to_another_process_is_not_owed():
     "A lock, for example; nothing is started for it"
-    import threading
     from fastai_ext.contract.ddp import run_ranks
     from fastai_ext.contract.subject import Subject
     lock = threading.Lock()
@@ -466,6 +466,53 @@ def test_wrong_arguments():
 
 def test_functions_are_called_by_what_they_make():
     assert list(check_callbacks([lambda: Dampen(), lambda: GradientClip()], only='repr'))==['Dampen', 'GradientClip']
+
+# where two values differ, in words
+
+def test_weights_that_differ_are_named():
+    a,b = torch.ones(3),torch.zeros(3)
+    def said(want, got, **kwargs): return differ(want, got, **kwargs)
+    assert said(dict(a=a), dict(a=a.clone())) is None and said(dict(a=a), dict(a=a+1e-9), tol=1e-6) is None
+    assert said(dict(a=a), dict(b=a)) == "the parameters are others: ['a', 'b']"
+    assert said(dict(a=a, b=b), dict(b=b, a=a)) == 'the parameters are others: in another order'
+    assert said(dict(a=a), dict(a=torch.ones(2))) == "'a' has the shape (2,) instead of (3,)"
+    assert said(dict(a=a), dict(a=a*float('nan'))) == "'a' is not finite"
+    assert said(dict(a=a, b=b), dict(a=a*1.5, b=b+1)) == "'b' differs by 1", 'the worst for its size'
+    n = torch.tensor(1)
+    assert said(dict(a=a, n=n), dict(a=a+.5, n=n+5)) == "'a' differs by 0.5", 'a counter comes last'
+
+def test_values_of_any_kind_that_differ_are_named():
+    nan,gen = float('nan'),torch.Generator().manual_seed(0)
+    moved = torch.Generator().manual_seed(0)
+    torch.rand(1, generator=moved)
+    class Box:
+        def __init__(self, o): self.o = o
+    same = [(nan,nan), (torch.tensor([nan,1]),torch.tensor([nan,1])), ([1,(2,)],[1,(2,)]), (len,len),
+            (nn.Linear(2,2),)*2, (Box({'k':1}),Box({'k':1})), (np.ones(2),np.ones(2)),
+            (random.Random(1),random.Random(1))]
+    for a,b in same: assert unlike(a, b, 'x') is None, a
+    for a,b,said in ((1, '1', "x is '1' instead of 1"), (1., nan, 'x is nan instead of 1.0'),
+                     (torch.tensor([1.]), torch.tensor([2.]), 'x differs (2.0 instead of 1.0)'),
+                     (np.ones(2), np.zeros(2), 'x differs'), ([1,2], [1], 'x has 1 items instead of 2'),
+                     ([1,[2]], [1,[3]], 'x[1][0] is 3 instead of 2'),
+                     (dict(a=1), dict(b=1), "x has also ['b'] and no more ['a']"),
+                     (gen, moved, 'x, a random generator, is at another place'),
+                     (random.Random(1), random.Random(2), 'x, a random generator, is at another place'),
+                     (nn.Linear(2,2), nn.Linear(2,2), 'x.weight differs'), (Box(1), Box(2), 'x.o is 2 instead of 1')):
+        assert unlike(a, b, 'x') == said
+
+def test_what_a_callback_holds_is_counted_and_copied_where_it_can_be():
+    class Holds(Callback):
+        _stateattrs = ('secret',)
+        def __init__(self): self.file,self.secret,self.numbers = threading.Lock(),1,[torch.ones(3)]
+    cb = Holds()
+    state = state_of(cb)
+    assert state['file'] is type(cb.file) and 'secret' not in state and 'learn' not in state
+    cb.numbers[0] += 1
+    assert state['numbers'][0].tolist() == [1,1,1]
+    graph = torch.ones(4, requires_grad=True)*2
+    assert bytes_in([graph, {'k':np.ones(2)}, {7}, 'text', cb]) == (16+16+8+12+8, 1)
+    assert bytes_in([graph, graph]) == (16, 1), 'once'
 
 # pytest's decorator
 

@@ -527,3 +527,47 @@ def test_networks_that_have_no_embeddings_to_give():
                        splits=[list(range(300)),list(range(300,400))])
     with pytest.raises(ValueError, match="processing step of these data is not one of fastai's; make them by"):
         embed_features(network(to.dataloaders(bs=64)))
+
+# what cannot be told, and what to do instead
+
+def test_rows_that_are_asked_about():
+    "Rows of validation where none are given; a date that lost its whole is asked for"
+    tl = grown('dt', tabular_dls(table()[['a','c','value']], 'value', valid=[]))
+    with pytest.raises(ValueError, match='partial: there are no validation rows; give rows=frame'): tl.partial('a')
+    assert len(tl.partial('a', table()[:9], n=4)) == 4
+    with pytest.raises(ValueError, match="partial: there is no column 'b'; the rows have a, c"):
+        tl.partial('b', table()[['a','c']])
+    with pytest.raises(ValueError, match='partial: n=1 values; give 2 or more'): tl.partial('a', n=1)
+    with pytest.raises(ValueError, match=r'contributions: 2 rows; give one'): tl.contributions(table()[:2])
+
+def test_levels_of_two_types_come_as_they_are():
+    df = table()[['a','value']].assign(mixed=[1,'x']*200)
+    tl = grown('dt', tabular_dls(df, 'value', valid=range(300,400)))
+    assert {str(e.value) for e in tl.partial('mixed', df[:40])} == {'1','x'}
+
+def test_a_waterfall_of_many_columns_puts_the_rest_together():
+    df = table()[['a','b','c','kind','size','value']]
+    tl = grown('dt', tabular_dls(df, 'value', valid=range(300,400)))
+    parts = tl.contributions(df.iloc[0])
+    ax = parts.plot(most=2)
+    labels = [t.get_text() for t in ax.get_yticklabels()]
+    assert labels[:2] == [f'{s.column} = {s.value}' for s in parts[:2]] and labels[2] == f'{len(parts)-2} others'
+    ends = [b.get_x()+b.get_width() for b in ax.patches]
+    assert np.isclose(ends[-1], parts.prediction) and np.isclose(parts.prediction, tl.get_preds(dl=df[:1])[0].item())
+
+def test_an_estimator_of_ones_own_says_what_it_cannot():
+    to = TabularPandas(table(), [Categorify,FillMissing,Normalize], ['kind','size'], ['a','b'], 'value',
+                       splits=[list(range(300)),list(range(300,400))])
+    tl = grown(Ridge(), to)
+    with pytest.raises(NotImplementedError, match="'Ridge' cannot say what each column contributes"):
+        tl.contributions(table().iloc[0])
+    with pytest.raises(NotImplementedError, match="'Ridge' does not grow in rounds"): tl.model.engine.first(2)
+    assert tl.model.engine.n_rounds == 1
+
+def test_constraints_that_make_no_sense():
+    with pytest.raises(ValueError, match='monotone constraints are for numbers or two classes'):
+        tree_learner(data('three'), 'lgbm', monotone=dict(a=1))
+    with pytest.raises(ValueError, match=r"monotone={'a': 2}; give 1 \(rising\), -1 \(falling\) or 0"):
+        tree_learner(data(), 'lgbm', monotone=dict(a=2))
+    with pytest.raises(ValueError, match="'learning_rate' is given twice, under two names"):
+        tree_learner(data(), 'lgbm', lr=.1, learning_rate=.1)
