@@ -77,10 +77,11 @@ def codes_of(
 ):
     "The position of each value of `col` among `levels`; -1: missing, -2: unseen"
     index = levels if isinstance(levels, pd.Index) else pd.Index(levels, dtype=object)
-    if isinstance(col.dtype, pd.CategoricalDtype):
-        table = index.get_indexer(pd.Index(col.cat.categories.tolist(), dtype=object))
-        table = np.append(np.where(table < 0, -2, table), -1)
-        return table[col.cat.codes.to_numpy()]
+    if isinstance(col.dtype, (pd.CategoricalDtype, pd.StringDtype)):  # few levels, which are looked up once
+        categories = isinstance(col.dtype, pd.CategoricalDtype)
+        places,seen = (col.cat.codes.to_numpy(),col.cat.categories) if categories else pd.factorize(col)
+        table = index.get_indexer(pd.Index(seen.tolist(), dtype=object))
+        return np.append(np.where(table < 0, -2, table), -1)[places]
     values = col.to_numpy(dtype=object)
     codes = index.get_indexer(values)
     lost = codes < 0
