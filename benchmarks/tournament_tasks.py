@@ -80,6 +80,13 @@ def sines(length=30):
     return halved(x[:,:-1,None], x[:,1:,None], 500)
 
 @functools.cache
+def waves():
+    "Sums of two sines with noise, to be given back"
+    a,_,b,_ = sines(32)
+    a,b = a.transpose(1, 2),b.transpose(1, 2)
+    return a,a,b,b
+
+@functools.cache
 def reverse(length=10):
     "Digits, to be given back in reverse order"
     x = torch.randint(10, (4000, length), generator=torch.Generator().manual_seed(3))
@@ -127,6 +134,41 @@ def ring():
     a = torch.randint(8, (3000,), generator=g)*math.pi/4
     x = torch.stack([a.cos(), a.sin()], 1) + .1*torch.randn(3000, 2, generator=g)
     return halved(x, x, 500)
+
+@functools.cache
+def moons():
+    "Points on two half circles that reach into each other"
+    from sklearn.datasets import make_moons
+    x = torch.tensor(make_moons(3000, noise=.08, random_state=10)[0]).float()
+    x = (x-x.mean(0))/x.std(0)
+    return halved(x, x, 500)
+
+@functools.cache
+def pictures():
+    "Digits as points, and no label"
+    a,_,b,_ = digits()
+    return a,a,b,b
+
+@functools.cache
+def patches(size=16):
+    "Grey pieces of the two photographs that scikit-learn has, to be given back"
+    from sklearn.datasets import load_sample_images
+    g,res = torch.Generator().manual_seed(11),[]
+    for photo in load_sample_images().images:
+        x = torch.tensor(photo).float().mean(2)
+        corners = zip(*(torch.randint(n-size, (1000,), generator=g).tolist() for n in x.shape), strict=True)
+        res += [x[i:i+size,j:j+size] for i,j in corners]
+    x = torch.stack(res)[:,None]
+    x = (x-x.mean())/x.std()
+    return halved(x, x, 300)
+
+@functools.cache
+def pairs():
+    "Rows of 12 words; which of three sums over the words and their neighbours is largest"
+    g = torch.Generator().manual_seed(12)
+    x = torch.randint(120, (4000, 12), generator=g)
+    a,b,c = torch.randn(3, 120, 3, generator=g)
+    return halved(x, (a[x].sum(1) + (b[x[:,:-1]]*c[x[:,1:]]).sum(1)).argmax(1), 800)
 
 def same_as_input(shape):
     a,_,b,_ = digits(shape)
@@ -257,11 +299,11 @@ def convs(n, width, act, norm=False):
 class GAN(nn.Module):
     """While training it gives the critic's opinion of real points, of made ones, and of made ones once more for
     their maker; otherwise made points"""
-    def __init__(self):
+    def __init__(self, make, judge):
         super().__init__()
-        self.make,self.judge = mlp([8,64,64,2], nn.ReLU),mlp([2,64,64,1], nn.LeakyReLU)
+        self.make,self.judge,self.n_in = make,judge,make[0].in_features
     def forward(self, x):
-        made = self.make(torch.randn(500 if not self.training else len(x), 8))
+        made = self.make(torch.randn(500 if not self.training else len(x), self.n_in))
         if not self.training: return made
         fixed = {k: p.detach() for k,p in self.judge.named_parameters()}
         return self.judge(x),self.judge(made.detach()),torch.func.functional_call(self.judge, fixed, made)
@@ -324,6 +366,18 @@ def autoencoder_conv():
                          nn.Linear(64,12), nn.Linear(12,64), nn.ReLU(),
                          nn.Unflatten(1,(16,2,2)), nn.ConvTranspose2d(16,16,4,2,1), nn.ReLU(),
                          nn.ConvTranspose2d(16,1,4,2,1))
+@task('tune', patches, **pixels)
+def autoencoder_patches():
+    return nn.Sequential(nn.Conv2d(1,12,4,2,1), nn.ReLU(), nn.Conv2d(12,24,4,2,1), nn.ReLU(), nn.Flatten(),
+                         nn.Linear(384,24), nn.Linear(24,384), nn.ReLU(),
+                         nn.Unflatten(1,(24,4,4)), nn.ConvTranspose2d(24,12,4,2,1), nn.ReLU(),
+                         nn.ConvTranspose2d(12,1,4,2,1))
+@task('tune', waves, **pixels)
+def autoencoder_waves():
+    return nn.Sequential(nn.Conv1d(1,16,4,2,1), nn.ReLU(), nn.Conv1d(16,16,4,2,1), nn.ReLU(), nn.Flatten(),
+                         nn.Linear(128,10), nn.Linear(10,128), nn.ReLU(),
+                         nn.Unflatten(1,(16,8)), nn.ConvTranspose1d(16,16,4,2,1), nn.ReLU(),
+                         nn.ConvTranspose1d(16,1,4,2,1))
 
 # recurrent
 
@@ -341,6 +395,12 @@ def lstm_rows(): return Last(nn.LSTM(8, 32, batch_first=True), 10)
 def gru_sines(): return Each(nn.GRU(1, 32, batch_first=True), 1)
 @task('report', words, **yes_no)
 def gru_words(): return Last(nn.GRU(16, 32, batch_first=True), 2, nn.Embedding(200, 16))
+@task('tune', pairs, chance=math.log(3))
+def gru_pairs(): return Last(nn.GRU(12, 24, batch_first=True), 3, nn.Embedding(120, 12))
+@task('tune', pairs, chance=math.log(3))
+def lstm_pairs(): return Last(nn.LSTM(12, 24, batch_first=True), 3, nn.Embedding(120, 12))
+@task('tune', **letters)
+def gru_letters(): return Each(nn.GRU(24, 48, batch_first=True), vocab, nn.Embedding(vocab, 24))
 @task('tune', every_pixel)
 def lstm_pixels(): return Last(nn.LSTM(1, 32, batch_first=True), 10)
 
@@ -387,4 +447,8 @@ def collab_net(): return TwoTowers()
 # a game
 
 @task('report', ring, bs=64, loss=game, chance=1., lr=dict(sgd=.01, adam=1e-3))
-def gan(): return GAN()
+def gan(): return GAN(mlp([8,64,64,2], nn.ReLU), mlp([2,64,64,1], nn.LeakyReLU))
+@task('tune', moons, bs=64, loss=game, chance=1., lr=dict(sgd=.01, adam=1e-3))
+def gan_moons(): return GAN(mlp([4,48,48,2], nn.LeakyReLU), mlp([2,48,48,1], nn.LeakyReLU))
+@task('tune', pictures, bs=64, loss=game, chance=8., lr=dict(sgd=.01, adam=1e-3))
+def gan_digits(): return GAN(mlp([16,96,96,64], nn.ReLU), mlp([64,96,96,1], nn.LeakyReLU))

@@ -33,7 +33,7 @@ def test_01_grouped_conv():
 
 @pytest.mark.parametrize('cin', [64, 16])
 def test_02_transposed_conv(cin):
-    m = start(nn.ConvTranspose2d(cin, 64, 4, 2, bias=False))
+    m = start(nn.ConvTranspose2d(cin, 64, 4, 2, bias=False), 'kaiming_normal', gain=1.)
     with torch.no_grad(): out = m(torch.randn(16, cin, 32, 32))[..., 4:-4, 4:-4]
     assert abs(out.std().item() - 1) < .05
 
@@ -56,6 +56,45 @@ def test_04_rnn_gates(make):
         want = torch.zeros_like(total)
         if make is nn.LSTM: want[16:32] = 1  # the order is i f g o; GRU's is r z n and has no forget gate
         assert torch.equal(total, want)
+
+# what 'auto' draws from its own distribution, since the tournament found no better one
+def own(m):
+    "Names of the weights that are drawn anew from the distribution that they have"
+    bounds = {n: p.abs().max().item() for n,p in m.named_parameters()}
+    return {r.name for r in init_plan(m)
+            if r.scheme == 'uniform' and bounds[r.weight.full_name] <= r.kw['high'] < 2*bounds[r.weight.full_name]}
+
+def test_transposed_convs_and_what_feeds_them():
+    m = nn.Sequential(nn.Conv2d(1,16,3,2,1), nn.ReLU(), nn.Flatten(), nn.Linear(256,12), nn.Linear(12,256), nn.ReLU(),
+                      nn.Unflatten(1,(16,4,4)), nn.ConvTranspose2d(16,16,4,2,1), nn.ReLU(), nn.Conv2d(16,1,1))
+    assert own(m) == {'4.weight','7.weight'}
+    assert {r.name for r in init_plan(m) if r.scheme == 'kaiming_normal'} == {'0.weight','3.weight','9.weight'}
+
+class Reader(nn.Module):
+    def __init__(self, cell):
+        super().__init__()
+        self.rnn,self.head = cell(16, 32, batch_first=True),nn.Linear(32, 3)
+    def forward(self, x): return self.head(self.rnn(x)[0][:,-1])
+
+def test_gru_keeps_its_inputs_and_its_output_but_an_lstm_does_not():
+    assert own(Reader(nn.GRU)) == {f'rnn.weight_ih_l0[{g}]' for g in 'rzn'} | {'head.weight','head.bias'}
+    assert not own(Reader(nn.LSTM)) and not own(Reader(nn.RNN))
+
+def dense(*sizes):
+    return nn.Sequential(*(l for i,o in zip(sizes[:-2], sizes[1:-1]) for l in (nn.Linear(i,o), nn.LeakyReLU())),
+                         nn.Linear(*sizes[-2:]))
+
+def test_a_game_of_two_networks_keeps_its_distributions():
+    from fastai.vision.gan import GANModule, basic_critic, basic_generator
+    game = GANModule(dense(8,64,64,20), dense(20,64,64,1))
+    assert own(game) >= {n for n,p in game.named_parameters() if p.ndim > 1} and not own(dense(20,64,64,1))
+    for pictures in (GANModule(basic_generator(16, 3, in_sz=20), basic_critic(16, 3)),
+                     GANModule(basic_critic(16, 3), basic_generator(16, 3, in_sz=20))):  # whatever their order
+        plan = init_plan(pictures)
+        assert all('game of two networks' in r.reason for r in plan if r.weight.is_matrix)
+    chain = nn.Sequential(dense(8,64,64,20), dense(20,64,64,1))  # the first goes into the second, and nothing else does
+    body = nn.ModuleDict(dict(body=nn.Sequential(*dense(8,64,20), nn.ReLU()), head=dense(20,64,1)))
+    assert not own(chain) and not own(body)
 
 def test_05_grouped_orthogonal():
     m = start(nn.Conv2d(12, 12, 1, groups=3), 'orthogonal')

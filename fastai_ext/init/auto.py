@@ -28,15 +28,40 @@ class _Net:
     branches:int          # Residual branches without a norm
     post:bool             # Whether it is a post-norm Transformer
     anew:frozenset        # Names of trained weights that shall start anew
+    game:bool             # Whether a network judges what another makes
+    gru:bool              # Whether it has a GRU
+    unfold:frozenset      # Names of the linear layers' weights that feed a transposed convolution
 
-def _net(every, fl, anew=()):
+def _net(model, every, fl, anew=()):
     family = _family(every)
     post = family == 'transformer' and sum(f.post for f in fl.values()) > 1
-    return _Net(family, sum(f.residual for f in fl.values()), post, frozenset(anew))
+    matrices = [w for w in every if w.is_matrix]
+    unfold = (a.name for a,b in zip(matrices, matrices[1:]) if (a.kind,b.kind) == ('linear','conv_transpose'))
+    return _Net(family, sum(f.residual for f in fl.values()), post, frozenset(anew), _game(model, fl),
+                any(_is_gru(w.module) for w in every), frozenset(unfold))
+
+def _is_gru(m): return isinstance(m, (nn.GRU,nn.GRUCell))
+
+def _game(model, fl):
+    """Whether one part of `model` judges what another makes, as in a GAN: it takes as many features or channels as
+    the other ends with, ends with one number, and was not seen to be the end of a chain"""
+    def layers(part):
+        known = ((n,m,getattr(m, 'in_features', getattr(m, 'in_channels', None))) for n,m in part.named_modules())
+        return [(n, takes, getattr(m, 'out_features', getattr(m, 'out_channels', None)))
+                for n,m,takes in known if isinstance(takes, int)]
+    parts = {n: found for n,part in model.named_children() if len(found := layers(part)) > 1}
+    for a,maker in parts.items():
+        end = fl.get(f'{a}.{maker[-1][0]}', Follow())
+        if end.norm or end.act.lower() not in ('','tanh','sigmoid'): continue  # a body, not a maker
+        for b,judge in parts.items():
+            if a == b or judge[-1][2] != 1 or judge[0][1] != maker[-1][2]: continue
+            if not fl.get(f'{b}.{judge[-1][0]}', Follow()).output: return True
+    return False
 
 def _embed(w, net, d):
     """A table that feeds a network of features starts small, and so does one that is the decoder too; before recurrent
     layers and attention none is better"""
+    if net.game and w.name not in net.anew: return '', None, 'embedding in a game of two networks: keeps its start'
     if net.family == 'transformer' and (w.tied or w.name in net.anew):
         return 'normal', dict(std=.02), 'embedding that is the decoder too' if w.tied else 'embedding of a Transformer'
     if net.family == 'factors':
@@ -51,7 +76,14 @@ def _embed(w, net, d):
 def _stays(w, f, net):
     "Why the distribution of a start is as good as any that we know; '' where it is not"
     if w.name in net.anew or not (w.is_matrix or w.kind == 'bias') or w.fan_in is None: return ''
+    if net.game: return 'a game of two networks: its own distribution, larger weights make it less stable'
     if net.post: return 'post-norm Transformer: its own distribution, no better one was found'
+    if w.kind == 'conv_transpose' or w.name in net.unfold:
+        what = 'transposed convolution' if w.kind == 'conv_transpose' else 'feeds a transposed convolution'
+        return f'{what}: its own distribution, gradients grow on the way back'
+    if w.kind == 'rnn_input' and _is_gru(w.module): return 'input of a GRU: its own distribution keeps the gates open'
+    if net.gru and f.output and not isinstance(w.module, (nn.RNNBase,nn.RNNCellBase)):
+        return 'output of a network with a GRU: its own distribution'
     if f.norm and w.block == '' and not isinstance(w.module, nn.RNNBase):
         return 'a norm follows, so its scale does not matter: its own distribution'
     return ''
@@ -171,7 +203,7 @@ def init_plan(
     known = provenance(model, found)
     if scheme == 'auto' or scheme in recipes:
         fl = flow(net)
-        rows = Plan(_auto(_net(every, fl, known if force else ()), fl, ws, only, every, found))
+        rows = Plan(_auto(_net(net, every, fl, known if force else ()), fl, ws, only, every, found))
     else:
         rows,kept = Plan(fixed_rows(ws, scheme, kw, only)),meant(every, found) if only is None and not force else {}
         for r in rows:
