@@ -13,7 +13,8 @@ mean difference with the 95 % interval of Student's t. Half of the tasks tuned t
 (`tournament_tasks.py`).
 
 `again` asks whether that was luck: each pair of `init_tournament.csv` in which 'auto' is significantly worse, or was
-under an earlier policy, is run once more with other seeds, three for the rate of each start and fifteen for the figures.
+under an earlier policy, is run once more with other seeds, three for the rate of each start and fifteen for the
+figures.
 
 Each training is a line of JSON in the results, so an interrupted run goes on where it was; `--redo auto` trains that
 start again."""
