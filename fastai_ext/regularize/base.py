@@ -276,9 +276,7 @@ class Proximal(Penalty):
 
     def _left(self, helds):
         "Those for which the optimizer has not applied it already, in the step that ends"
-        inside = self._joined & done(self.learn.opt) if self._joined else ()
-        for h in helds:
-            if id(h.param) in inside: h.publish()
+        inside = self._joined & done(self.learn.opt) if self._joined else ()  # mixed precision copies these itself
         return [h for h in helds if id(h.param) not in inside]
 
     @torch.no_grad()
