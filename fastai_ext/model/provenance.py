@@ -215,7 +215,7 @@ def _judge_layer(js):
     bias = next((j for j in js if j.w.kind == 'bias' and j.why and j.draw.kind == ''), None)
     for j in js:
         if bias is not None and j.w.is_matrix and not j.why:
-            j.why = f"{_unshown}: its bias {bias.w.full_name.rpartition('.')[2]} is neither constant nor fresh"
+            j.why = f"{_unshown}: its {bias.w.full_name.rpartition('.')[2]} is neither constant nor fresh"
         elif j.draw.random and not j.why and bits < enough: j.why = _few
 
 def _moved(j):
