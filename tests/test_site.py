@@ -98,7 +98,8 @@ def test_pages_can_be_read_by_everybody(site, tab, tmp_path_factory):
     Colours come from one style sheet, and to compare them takes most of the time: one page of each folder is enough."""
     axe = axe_core(tmp_path_factory.mktemp('axe')).read_text(encoding='utf-8') + ';0'
     ask = """axe.run(document, {resultTypes:['violations'], rules:{'color-contrast':{enabled:%s}}})
-             .then(r => r.violations.filter(v => ['serious','critical'].includes(v.impact)).map(v => [v.id, v.nodes[0].html.slice(0,100)]))"""
+             .then(r => r.violations.filter(v => ['serious','critical'].includes(v.impact))
+             .map(v => [v.id, v.nodes[0].html.slice(0,100)]))"""
     tab.width(1280)
     faults,heavy,folders = {},{},set()
     for p in pages(site):
