@@ -92,10 +92,12 @@ def axe_core(folder):
     if res.returncode: pytest.skip(f'npm could not fetch axe-core: {res.stderr[-200:]}')
     return folder/'node_modules/axe-core/axe.min.js'
 
+@pytest.mark.timeout(1500)  # some 150 pages, 2 s each, on a slow machine more
 def test_pages_can_be_read_by_everybody(site, tab, tmp_path_factory):
     """axe-core finds no serious fault on any page, and none weighs more than a megabyte with its pictures.
 
-    Colours come from one style sheet, and to compare them takes most of the time: one page of each folder is enough."""
+    Colours come from one style sheet, and to compare them takes two fifths of the time: one page of each folder is
+    enough."""
     axe = axe_core(tmp_path_factory.mktemp('axe')).read_text(encoding='utf-8') + ';0'
     ask = """axe.run(document, {resultTypes:['violations'], rules:{'color-contrast':{enabled:%s}}})
              .then(r => r.violations.filter(v => ['serious','critical'].includes(v.impact))
