@@ -1520,6 +1520,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'fastai_ext/regularize/base.py'),
                                             'fastai_ext.regularize.base.Proximal.apply_prox': ( 'regularize/base.html#proximal.apply_prox',
                                                                                                 'fastai_ext/regularize/base.py'),
+                                            'fastai_ext.regularize.base.Proximal.before_batch': ( 'regularize/base.html#proximal.before_batch',
+                                                                                                  'fastai_ext/regularize/base.py'),
                                             'fastai_ext.regularize.base.Proximal.before_step': ( 'regularize/base.html#proximal.before_step',
                                                                                                  'fastai_ext/regularize/base.py'),
                                             'fastai_ext.regularize.base.Proximal.prox': ( 'regularize/base.html#proximal.prox',

@@ -249,6 +249,10 @@ class Proximal(Penalty):
         if self.how == 'prox':
             self.warn_of_made("so its penalty goes through their gradient, without exact zeros", "so do")
 
+    def before_batch(self):
+        super().before_batch()
+        (joined(self.opt) or {}).clear()  # of a step that never came, because its batch was cancelled
+
     def before_step(self):
         if self.how == 'prox':
             steps.before_step(self.learn.opt)

@@ -136,7 +136,7 @@ def prox_group_(
     by_norm = scale*short
     mean = torch.linalg.vecdot(w, moved)[:,None].mul_(short).mul_(short).mul_(by_norm)
     second = torch.linalg.vector_norm(moved, dim=1, keepdim=True).mul_(short).mul_(by_norm)
-    long = ~(second <= 4e-3) & known  # or it is no number
+    long = ~(second <= 3.9e-3) & known  # or it is no number
     r = torch.where(known, norm*(1 - mean), 0.)
     rows = long[:,0].nonzero()[:,0]
     if len(rows): solved = prox_group(w[rows], (scale[rows] if torch.is_tensor(scale) else scale)/denom[rows])
