@@ -184,8 +184,8 @@ def show_table(
                if gain > .0005 else
                f'On these rows the {best} alone is '
                f'{"as good as" if gain > -.0005 else f"{percent(-gain)} better than"} the ensemble.')
-    text = (f'How far had the illness of {len(df)} people with diabetes gone after a year? A network and two forests '
-            f'learn it from the same '
+    text = (f'The target: how far diabetes had progressed after a year, for {len(df)} people. A network and '
+            f'two forests learn it from the same '
             f'<code>TabularDataLoaders</code>, and <code>ensemble</code> weighs them by {len(ens.select_idx)} '
             f'validation rows. The figures are of the other '
             f'{len(ens.report_idx)}, which the weights have not seen, averaged over {splits}. {verdict}')
