@@ -24,6 +24,7 @@ from fastai_ext.regularize.activation import ActivationL1, ActivationL2
 from fastai_ext.regularize.anchor import L2SP
 from fastai_ext.regularize.constraint import MaxNorm, NonNeg, UnitNorm
 from fastai_ext.regularize.fused import FusedAdam
+from fastai_ext.regularize import rows
 from fastai_ext.regularize.rows import joined
 from fastai_ext.regularize.group import GroupLasso
 from fastai_ext.regularize.orthogonal import Orthogonal
@@ -353,6 +354,25 @@ def test_several_join_in_one_step():
         def before_step(self): self.most = max(map(len, joined(self.learn.opt).values()))
     learn = fit(learner(L1(.1, only='*.bias'), See(), opt_func=Adam), 2, .01)
     assert learn.see.most==1
+
+@pytest.mark.parametrize('opt', [SGD, momentum, partial(SGD, mom=.9, decouple_wd=False), Adam])
+@pytest.mark.parametrize('cb', [partial(L1, .1), partial(ElasticNet, .1, 3.), partial(GroupLasso, .1)])
+def test_inside_the_step_as_behind_it(opt, cb, monkeypatch):
+    "With momentum and a rate that change from step to step, in parts"
+    monkeypatch.setattr(steps, '_piece', 8)
+    class See(Callback):
+        order = 90
+        def before_step(self): self.todo = len(joined(self.learn.opt))
+    def _ended(n):
+        set_seed(6)
+        model = nn.Sequential(nn.Linear(4,6), nn.Tanh(), nn.Linear(6,1))
+        learn = learner(cb(), See(), model=model, opt_func=opt)
+        with learn.no_bar(): learn.fit_one_cycle(3, .05)
+        assert learn.see.todo==n
+        return state(learn)
+    inside = _ended(2)
+    monkeypatch.setattr(rows, '_tell', ())
+    torch.testing.assert_close(inside, _ended(0), atol=1e-7, rtol=1e-6)
 
 # 7: optimizers, their moving rates, and rates of each weight's own
 

@@ -75,7 +75,12 @@ class _Heads:
 def _shorten(w, step, strength):
     "The proximal step of some rows, in place"
     m = w.view(len(w), -1)
-    prox_group_(m, step.mapped(lambda t: t.reshape(m.shape)), strength)
+    prox_group_(m, _as_rows(step, m), strength)
+
+def _as_rows(step, m):
+    "The step of a weight, of the shape of the matrix `m`"
+    if isinstance(step, steps.Adaptive): return step.mapped(lambda t: t.reshape(m.shape))
+    return step.reshape(m.shape) if torch.is_tensor(step) and step.ndim else step
 
 # %% ../../nbs/regularize/group.ipynb #c942218a
 class GroupLasso(Proximal):
@@ -201,10 +206,8 @@ class GroupLasso(Proximal):
         "A weight whose groups lie in it as rows, a few of them at a time"
         h = bundle.held[0]
         m = h.param.detach().view(len(h.param), -1)
-        if isinstance(move, steps.Adaptive): move = move.mapped(lambda t: t.reshape(m.shape))
-        elif torch.is_tensor(move) and move.ndim: move = move.reshape(m.shape)
         s = s*self._scale(bundle, m)
-        for part,step in pieces(m, move): prox_group_(part, step, s)
+        for part,step in pieces(m, _as_rows(move, m)): prox_group_(part, step, s)
         h.publish()
 
     def _shorten(self, bundle, moves, s):

@@ -12,13 +12,14 @@ import torch
 from fastai.optimizer import (Optimizer, adam_step, average_grad, average_sqr_grad, debias, l2_reg, momentum_step,
                               qhadam_step, radam_step, rms_prop_step, sgd_step, step_stat, weight_decay)
 
-from .steps import Adaptive, pieces, scratch
+from .steps import Adaptive, coming_step, pieces, scratch
 
 # %% ../../nbs/regularize/rows.ipynb #be2fd410
 # step functions that treat each number alone, and the averages that they begin at 0
 _elementwise = {weight_decay: None, l2_reg: None, average_grad: 'grad_avg', average_sqr_grad: 'sqr_avg',
                 step_stat: None, sgd_step: None, momentum_step: None, rms_prop_step: None, adam_step: None,
                 radam_step: None, qhadam_step: None}
+_tell = adam_step,sgd_step,momentum_step  # last step functions whose step is known while rows are stepped
 
 def _function(cb): return cb.func if isinstance(cb, partial) else cb
 
@@ -57,10 +58,13 @@ class RowOptimizer(Optimizer):
         rest = {k: v for k,v in state.items() if k not in averages}
         *first,last = self.cbs
         fused = last is adam_step
+        move = coming_step(self, p, hyper) if todo and not fused else None
         for w,g,*parts in pieces(p.data, p.grad.data, *(state[k] for k in averages)):
             w.grad,now = g,{**rest, **dict(zip(averages, parts, strict=True))}
             _through(first if fused else self.cbs, w, now, hyper)
             if fused: _adam(w, **{**now, **hyper}, todo=todo)
+            else:
+                for f in todo: f(w, move)
         state.update({k: v for k,v in now.items() if k not in averages})
 
 def _through(cbs, p, state, hyper):
@@ -92,12 +96,12 @@ def done(
 def join(
     opt, # Optimizer
 ):       # As `joined`; None for an optimizer that steps as ever, or can do nothing inside its step
-    """Have an optimizer of fastai step a few rows at a time, if its functions treat each number alone. `Adam` then does
-    what stands in the dict that is returned, as soon as it has stepped some rows of a parameter"""
+    """Have an optimizer of fastai step a few rows at a time, if its functions treat each number alone. `Adam` and `SGD`
+    then do what stands in the dict that is returned, as soon as they have stepped some rows of a parameter"""
     if type(opt) is Optimizer and all(_function(cb) in _elementwise for cb in opt.cbs): opt.__class__ = RowOptimizer
     if not isinstance(opt, RowOptimizer): return None
     vars(opt).setdefault('after', {})
-    return opt.after if opt.cbs[-1] is adam_step else None
+    return opt.after if opt.cbs[-1] in _tell else None
 
 def leave(
     opt, # Optimizer
