@@ -19,7 +19,9 @@ from sklearn.linear_model import Ridge
 from fastai_ext.tabular.engines import engines
 from fastai_ext.tabular.dls import tabular_dls
 from fastai_ext.tabular.embed import embed_features
+from fastai_ext.tabular.engine import Task
 from fastai_ext.tabular.files import load_tree_learner
+from fastai_ext.tabular.hist import Hist
 from fastai_ext.tabular import shapley  # noqa: F401  gives learners `shap`
 from fastai_ext.tabular.rows import rows_dl
 from fastai_ext.tabular.target import tensors
@@ -109,10 +111,36 @@ def test_probability_columns_follow_the_given_order(name):
 
 @pytest.mark.parametrize('name', names)
 def test_contributions_sum_to_the_prediction(fitted, name):
-    if name=='hist': pytest.skip("scikit-learn has no contributions for histogram boosting; the engine says so")
     tl = fitted(name)
     x,_ = tl.encode(table()[300:])
     assert np.allclose(tl.model.engine.contributions(x).sum(1), tl.get_preds()[0], atol=1e-3, rtol=1e-5)
+
+@pytest.mark.parametrize('target', ['value','two','three'])
+def test_contributions_of_hist_sum_to_what_scikit_learn_computes(target, tmp_path):
+    rng = np.random.RandomState(0)
+    x = np.column_stack([rng.randint(0, 5, 600), rng.randint(0, 40, 600), rng.randn(600, 2)]).astype('float32')
+    x[::7,2] = np.nan                                      # and codes of 0 are missing categories
+    y = (x[:,1] % 3) + x[:,3] + np.isnan(x[:,2]) + (x[:,0]==2)
+    if target != 'value': y = np.digitize(y, [1.5] if target=='two' else [1, 2.5]).astype('float64')
+    task = Task('value' if target=='value' else 'class', len(set(y)) if target != 'value' else 1, list('abcd'), [5,40])
+    hist = Hist(task, n_estimators=30).fit(x, y)
+    parts,est = hist.contributions(x),hist.est
+    theirs = est.predict(hist.seen(x)) if target=='value' else est.decision_function(hist.seen(x))
+    assert parts.shape == (600, 5, 3 if target=='three' else 1)
+    assert np.abs(parts.sum(1) - theirs.reshape(600, -1)).max() < 1e-6
+    assert np.abs(parts.sum(1).mean(0) - parts[0,-1]).max() < 1e-6   # the base is the mean of the rows it was fitted on
+    again = hist.fresh()
+    again.restore(*hist.state())
+    assert np.array_equal(again.contributions(x), parts)
+    alone = np.where(np.arange(4)==3, x, 1).astype('float32')   # a column that no tree asks adds nothing
+    only = Hist(task, n_estimators=5).fit(alone, y).contributions(alone)
+    assert not only[:,:3].any() and only[:,3].any()
+
+def test_contributions_of_hist_know_a_class_that_no_row_has():
+    x,y = np.random.RandomState(0).randn(90, 2).astype('float32'),np.arange(90.)%2*2   # of three classes 0 and 2
+    hist = Hist(Task('class', 3, ['a','b'], []), n_estimators=5).fit(x, y)
+    scores = hist.contributions(x).sum(1)
+    assert np.allclose(np.exp(scores)/np.exp(scores).sum(1, keepdims=True), hist.predict(x))
 
 @pytest.mark.parametrize('name', names)
 def test_a_column_may_be_held_monotone(name):

@@ -194,10 +194,10 @@ def contributions(self:TableLearner,
     """What each column adds to one prediction; the sum is exact. What was made of a column, such as the parts of a
     date, counts as that column.
 
-    For forests and single trees by the splits on the row's way (Saabas, 2014), in units of the prediction; for
-    boosted trees the SHAP values of the library (Lundberg et al., 2020), for classes in log-odds; for an ensemble the
-    weighted sum of its members' where those are in units of the prediction. Raises `ValueError` for more than one
-    row, `NotImplementedError` for what cannot say: `shap()` asks any learner."""
+    For forests, single trees and `'hist'` by the splits on the row's way (Saabas, 2014); for other boosters the SHAP
+    values of the library (Lundberg et al., 2020); in units of the prediction, for classes of boosters in log-odds;
+    for an ensemble the weighted sum of its members' where those are in units of the prediction. Raises `ValueError`
+    for more than one row, `NotImplementedError` for what cannot say: `shap()` asks any learner."""
     self._must_be_fitted('contributions')
     if isinstance(row, pd.DataFrame) and len(row) != 1: raise ValueError(f"contributions: {len(row)} rows; give one, "
                                                                          "for example df.iloc[[0]]")

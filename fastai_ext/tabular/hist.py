@@ -9,7 +9,7 @@ __all__ = ['Hist']
 import copy
 import numpy as np
 from .engine import Engine, missing_codes, two_classes
-from .nodes import damaged, lead_down
+from .nodes import along_paths, damaged, lead_down
 
 # %% ../../nbs/tabular/hist.ipynb #50763856
 class Hist(Engine):
@@ -88,6 +88,35 @@ class Hist(Engine):
             for k,t in enumerate(trees): res[:,k] += t.predict(x, self.bits, self.places, threads)
         return res
 
+    def contributions(self, x):
+        """Path contributions, as of a forest: what each split on a row's way down changed, by column, summed over the
+        trees. A node counts as the mean of the training rows below it, so the base is the mean of the scores. In
+        log-odds for classes; they sum to `raw` exactly"""
+        x,res = self._encoded(x),np.zeros((len(x), len(self.task.columns)+1, self.base.shape[1]))
+        res[:,-1] = self.base
+        for trees in self.rounds:
+            for k,t in enumerate(trees): res[:,:,k] += self._along(t, x)
+        return self._of_classes(res) if self.task.kind=='class' else res
+
+    def _along(self, t, x):
+        n,inner = t.nodes,t.nodes['is_leaf']==0
+        numbered = n.copy()
+        numbered['value'] = np.arange(len(n))
+        known = t.raw_left_cat_bitsets
+        leaves = type(t)(numbered, known, known).predict(x, self.bits, self.places, self._threads(len(x))).astype(int)
+        sides = n['left'].astype(int),n['right'].astype(int)
+        return along_paths(leaves, sides, inner, n['feature_idx'], node_means(n)[:,None], len(self.task.columns))[:,:,0]
+
+    def _of_classes(self, res):
+        "`res` with an output for each class of the task; of two classes only the second"
+        n = self.task.n_out
+        if n==2: return res
+        if res.shape[2]==1: res = np.concatenate([np.zeros_like(res), res], axis=2)
+        out = np.zeros((*res.shape[:2], n))
+        out[:,-1] = -np.inf  # a class that no training row has
+        out[:,:,self.labels.astype(int)] = res
+        return out
+
     def _threads(self, n):
         from joblib import effective_n_jobs
         return 1 if n < 1000 else effective_n_jobs(self.n_jobs or -1)
@@ -156,6 +185,17 @@ def softmax(raw):
     "Probabilities of the classes from their scores"
     e = np.exp(raw-raw.max(1, keepdims=True))
     return e/e.sum(1, keepdims=True)
+
+def node_means(
+    nodes, # The nodes of a tree of scikit-learn's boosting, which are above their children
+):
+    "The value of each leaf, and of each other node the mean of those below it, by their training rows"
+    value,rows = nodes['value'].copy(),nodes['count'].astype('float64')
+    left,right = nodes['left'],nodes['right']
+    for i in np.flatnonzero(nodes['is_leaf']==0)[::-1]:
+        a,b = left[i],right[i]
+        value[i] = (value[a]*rows[a]+value[b]*rows[b])/(rows[a]+rows[b])
+    return value
 
 def predictor(
     blobs, # Arrays that `Hist.state` gave, by name
