@@ -4,17 +4,19 @@ from functools import partial
 import pytest, torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 import fastai.callback.progress  # noqa: F401  gives a learner `no_bar`
-from fastai.callback.core import Callback, CancelFitException
+from fastai.callback.core import Callback, CancelFitException, CancelStepException
 from fastai.callback.tracker import SaveModelCallback
 from fastai.callback.training import GradientAccumulation
-from fastai.learner import load_learner
+from fastai.data.core import DataLoaders
+from fastai.learner import Learner, load_learner
+from fastai.losses import MSELossFlat
 from fastai.optimizer import Adam, OptimWrapper, SGD
 from fastai.torch_core import set_seed
 
 from fastai_ext.contract.compare import weights_of
 from fastai_ext.contract.harness import contract_learner, fit as fit_
 from fastai_ext.contract.steps import CPUMixedPrecision, Overflow
-from fastai_ext.regularize.average import EMA, SWA
+from fastai_ext.regularize.average import Averages, EMA, SWA
 from fastai_ext.regularize.constraint import MaxNorm
 
 optimizers = {'SGD': partial(SGD, mom=.9), 'Adam': Adam, 'torch AdamW': partial(OptimWrapper, opt=torch.optim.AdamW)}
@@ -68,6 +70,7 @@ def test_swa_is_torchs(tmp_path):
 
 def test_swa_measures_batchnorm_as_torch_does(tmp_path):
     learn = learner(SWA(start=.5), path=tmp_path)
+    learn.model[1].insert(2, torch.nn.BatchNorm1d(96, track_running_stats=False))  # has none to measure
     learn.dls.loaders[0] = learn.dls.train.new(shuffle=False)
     fit(learn, 3)
     got,n = {k: v.clone() for k,v in learn.model.state_dict().items()},learn.model[0][1].num_batches_tracked.clone()
@@ -75,6 +78,18 @@ def test_swa_measures_batchnorm_as_torch_does(tmp_path):
     for k,v in learn.model.state_dict().items():
         if v.is_floating_point(): torch.testing.assert_close(got[k], v)
     assert int(n)==3*len(learn.dls.train) and not any(m.training for m in learn.model.modules())
+
+def test_swa_measures_a_model_of_two_inputs():
+    "Batches are split as fastai splits them: the last part is the target"
+    class Sum(torch.nn.Module):
+        def __init__(self): super().__init__(); self.bn,self.lin = torch.nn.BatchNorm1d(3),torch.nn.Linear(3,1)
+        def forward(self, a, b): return self.lin(self.bn(a+b))
+    set_seed(0)
+    batches = [(torch.randn(8,3), torch.randn(8,3), torch.randn(8,1)) for _ in range(2)]
+    learn = Learner(DataLoaders(batches, batches), Sum(), MSELossFlat(), opt_func=SGD, cbs=SWA(0.))
+    fit(learn, 2)
+    want = torch.stack([(a+b).mean(0) for a,b,_ in batches]).mean(0)
+    torch.testing.assert_close(learn.model.bn.running_mean, want)
 
 def test_warmup_start_and_every(tmp_path):
     class See(Callback):
@@ -127,6 +142,11 @@ def test_resuming_without_an_average_says_so(tmp_path):
     fit(learn, 1).save('plain')
     other = learner(EMA(), path=tmp_path).load('plain')
     with pytest.warns(UserWarning, match='averaging starts anew'): fit(other, 2, start_epoch=1)
+    fit(learner(EMA(), SaveModelCallback(every_epoch=True), path=tmp_path), 1)
+    wider = learner(EMA(), path=tmp_path)
+    wider.model.append(torch.nn.Linear(3, 3))
+    wider.load('model_0', strict=False)
+    with pytest.warns(UserWarning, match='holds averages of another model'): fit(wider, 2, start_epoch=1)
 
 def test_a_checkpoint_is_the_average_for_everybody_else(tmp_path):
     learn = fit(learner(EMA(.9), SaveModelCallback(every_epoch=True), path=tmp_path), 2)
@@ -198,25 +218,90 @@ def test_what_is_skipped_is_not_averaged(tmp_path):
     learn = fit(learner(EMA(.9), Count(), path=tmp_path), cbs=GradientAccumulation(32))
     assert learn.count.n==1  # 16+16, and 16+8 wait
 
-def test_half_precision_weights_have_a_fine_average(tmp_path):
-    from fastai_ext.regularize.average import Averages
-    m = torch.nn.Linear(1, 1, bias=False).to(torch.bfloat16)
+def test_what_was_skipped_before_an_interruption_is_no_skip_of_the_next_fit(tmp_path):
+    class Stop(Callback):
+        order = 80
+        def before_step(self): raise CancelStepException
+        def after_cancel_step(self): raise KeyboardInterrupt
+    learn = learner(EMA(.9), path=tmp_path)
+    with pytest.raises(KeyboardInterrupt): fit(learn, cbs=Stop())
+    steps = []
+    learn.ema.on_step = steps.append
+    fit(learn)
+    assert steps==[1,2,3,4]
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_half_precision_weights_have_a_fine_average(dtype):
+    m = torch.nn.Linear(1, 1, bias=False).to(dtype)
     a = Averages.of(m)
     for i in range(2000):
         m.weight.data.fill_(1. if i else 0.)
         a.add(1e-3)
     assert abs(a.average['weight'].item() - (1-.999**1999)) < 1e-3
+    fine = a.average['weight'].clone()
+    a.show()
+    again = Averages.unpacked(m, a.packed())  # from a checkpoint with the average in the model
+    assert torch.equal(again.average['weight'], fine) and m.weight==1
+
+def test_complex_weights_are_averaged_and_unsaved_buffers_are_not():
+    "As torch averages them; a buffer that no file holds is the model's own affair"
+    class Turns(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.turn = torch.nn.Parameter(torch.ones(3, dtype=torch.complex64))
+            self.register_buffer('cache', torch.zeros(2), persistent=False)
+    m,torchs = Turns(),get_ema_multi_avg_fn(.9)
+    a,want = Averages.of(m),m.turn.detach().clone()
+    a.add(.1)
+    for _ in range(3):
+        m.turn.data.mul_(torch.tensor(.5+.5j))
+        m.cache.add_(1.)
+        a.add(.1)
+        torchs([want], [m.turn.detach()], None)
+    a.show()
+    torch.testing.assert_close(m.turn.detach(), want)
+    assert m.cache.tolist()==[3.,3.]
+
+class Noise(Callback):
+    "Data that are drawn anew in each batch, as augmented pictures are"
+    def before_fit(self):
+        self.learn.dls.train.after_batch = lambda b: (b[0]+.1*torch.rand_like(b[0]), b[1])
 
 def test_training_itself_is_unchanged(tmp_path):
-    a,b = fit(learner(SWA(0.), path=tmp_path), 3),fit(learner(path=tmp_path), 3)
+    a,b = (fit(learner(*cbs, Noise(), path=tmp_path), 3) for cbs in ([SWA(0.)], []))
     assert a.recorder.losses==b.recorder.losses
     assert not same(weights_of(a), weights_of(b))
+
+class Looks(Callback):
+    "Validates in the middle of an epoch and after its last batch"
+    order = 80
+    def after_batch(self):
+        learn = self.learn
+        if not learn.training or learn.iter not in (1,3): return
+        place = learn.dl,learn.n_iter
+        learn._do_epoch_validate()
+        learn.dl,learn.n_iter = place
+        learn.model.train()
+        learn.training = True
+
+@pytest.mark.parametrize('avg', [partial(EMA, .9), partial(SWA, 0., update_bn=False), partial(SWA, 0., 1, False)])
+def test_who_validates_in_an_epoch_changes_nothing(avg, tmp_path):
+    a,b = (fit(learner(avg(), *cbs, path=tmp_path), 2) for cbs in ([Looks()], []))
+    assert same(weights_of(a, buffers=True), weights_of(b, buffers=True))
 
 @pytest.mark.parametrize('bad,words', [
     (lambda: EMA(1.), 'decay=1.0'), (lambda: EMA(float('nan')), 'decay=nan'), (lambda: EMA(-.1), 'decay=-0.1'),
     (lambda: EMA(every=0), 'every=0'), (lambda: SWA(1.), 'start=1.0'), (lambda: SWA(every=1.5), 'every=1.5')])
 def test_bad_input(bad, words):
     with pytest.raises(ValueError, match=words): bad()
+
+class Exports(Callback):
+    def after_epoch(self): self.learn.export('now.pkl')
+
+def test_a_file_exported_in_the_middle_of_a_fit_holds_no_average(tmp_path):
+    fit(learner(EMA(.9), Exports(), path=tmp_path), 1)
+    loaded = load_learner(tmp_path/'now.pkl')
+    assert loaded.ema._kept is None and loaded.ema.decay==.9
 
 def test_two_averages(tmp_path):
     with pytest.raises(ValueError, match='EMA and SWA both average'): fit(learner(EMA(), SWA(), path=tmp_path))

@@ -6,24 +6,25 @@ from functools import partial
 import pytest, torch
 from torch import nn
 import fastai.callback.progress  # noqa: F401  gives a learner `no_bar`
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelBackwardException
 from fastai.callback.fp16 import NonNativeMixedPrecision
 from fastai.callback.mixup import MixUp
 from fastai.callback.schedule import ParamScheduler, SchedLin, combined_cos
 from fastai.callback.tracker import SaveModelCallback
 from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.data.core import DataLoaders
-from fastai.learner import Learner
+from fastai.learner import Learner, load_learner
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
 from fastai.optimizer import Adam, OptimWrapper, SGD
 from fastai.torch_core import set_seed
 
 from fastai_ext.contract.compare import weights_of
 from fastai_ext.contract.harness import contract_learner
-from fastai_ext.contract.steps import CPUMixedPrecision
+from fastai_ext.contract.steps import CPUMixedPrecision, Overflow
 from fastai_ext.model.weights import weights
 from fastai_ext.regularize.activation import ActivationL1, ActivationL2
-from fastai_ext.regularize.consistency import ConfidencePenalty, JacobianPenalty, RDrop, class_axis, jacobian_norm2
+from fastai_ext.regularize.consistency import (ConfidencePenalty, JacobianPenalty, RDrop, class_axis, entropy,
+                                              jacobian_norm2, symmetric_kl)
 from fastai_ext.regularize.decay import WeightDecay
 from fastai_ext.regularize.mixout import Mixout
 from fastai_ext.regularize.penalty import L2
@@ -76,7 +77,8 @@ def sam_gradient(model, batches, rho, eta=None, l2=0.):
         gs = [torch.autograd.grad(nn.functional.cross_entropy(model(x), y), ps) for x,y in batches]
         return [sum(g)/len(gs) for g in zip(*gs)]
     g,w = grad(),[p.detach().clone() for p in ps]
-    T = [torch.ones_like(p) if eta is None or p.ndim==1 else p.detach().abs()+eta for p in ps]
+    T = [torch.ones_like(p) if eta is None or 'bias' in n else p.detach().abs()+eta
+         for n,p in model.named_parameters()]
     norm = math.sqrt(sum((t*o).square().sum().item() for t,o in zip(T, g)))
     for p,t,o in zip(ps, T, g): p.data += rho*t**2*o/norm
     res = grad()
@@ -86,7 +88,8 @@ four = [data(8, seed=i) for i in range(4)]
 fp16 = {'plain': [], 'scaler': [CPUMixedPrecision]}
 
 @pytest.mark.parametrize('precision', fp16)
-@pytest.mark.parametrize('cb,kw', [(SAM(.3), dict(rho=.3)), (ASAM(1.), dict(rho=1., eta=.01))], ids=['SAM', 'ASAM'])
+@pytest.mark.parametrize('cb,kw', [(SAM(.3), dict(rho=.3)), (ASAM(1.), dict(rho=1., eta=.01)),
+                                   (ASAM(1., 0.), dict(rho=1., eta=0.))], ids=['SAM', 'ASAM', 'ASAM eta 0'])
 def test_sam_gradient(cb, kw, precision):
     extra = [o() for o in fp16[precision]]
     learn = learner(cb, Grads(), *extra)
@@ -95,6 +98,23 @@ def test_sam_gradient(cb, kw, precision):
     learn = learner(copy.deepcopy(cb), Grads(), GradientAccumulation(32), *[o() for o in fp16[precision]], batches=four)
     want = sam_gradient(learn.model, four, **kw)  # one direction for all four
     close(fit(learn, 1, 0.).grads.seen[0], want)
+    learn = learner(copy.deepcopy(cb), Grads(), *[o() for o in fp16[precision]], model=net(bn=True))
+    nn.init.normal_(learn.model[1].weight)  # a norm's weight has a size, as in the code of the paper's authors
+    want = sam_gradient(learn.model, [data()], **kw)
+    close(fit(learn, 1, 0.).grads.seen[0], want)
+
+def test_sam_takes_again_what_was_passed_backward_since_the_last_step():
+    "Not a batch whose backward pass was cancelled, nor those of a step that mixed precision has cancelled"
+    class Skips(Callback):
+        order = 90
+        def before_backward(self):
+            if self.iter==1: raise CancelBackwardException
+    learn = learner(SAM(.3), Skips(), Grads(), GradientAccumulation(16), batches=four[:2])
+    want = [g/2 for g in sam_gradient(learn.model, four[:1], .3)]
+    close(fit(learn, 1, 0.).grads.seen[0], want)
+    learn = learner(SAM(.3), Grads(), CPUMixedPrecision(), Overflow(0), batches=four[:2])
+    want = sam_gradient(learn.model, four[1:2], .3)
+    close(fit(learn, 1, 0.).grads.seen[-1], want)
 
 def test_penalties_and_clipping_see_the_new_gradient():
     learn = learner(SAM(.3), L2(.5), Grads())
@@ -233,6 +253,16 @@ def test_mixout_is_the_same_in_both_passes(extra):
         a,b = (w for i,w in seen if torch.equal(i, x))
         torch.testing.assert_close(a, b)
 
+def test_an_exported_sam_holds_no_batch(tmp_path):
+    class CtrlC(Callback):
+        def after_batch(self): raise KeyboardInterrupt
+    learn = contract_learner(cbs=[SAM(.1), GradientAccumulation(64)], path=tmp_path)
+    with pytest.raises(KeyboardInterrupt): fit(learn, 1, cbs=CtrlC())
+    assert len(learn.sam._batches)==1
+    learn.export('small.pkl')
+    loaded = load_learner(tmp_path/'small.pkl')
+    assert not loaded.sam._batches and loaded.sam.rho==.1
+
 def test_sam_refuses():
     learn = learner(SAM(), NonNativeMixedPrecision())
     learn.create_opt()
@@ -267,6 +297,23 @@ def test_confidence_and_jacobian_terms():
         assert got==pytest.approx(want.item(), rel=1e-5) and shown==pytest.approx(base.item(), rel=1e-6)
         gs = torch.autograd.grad(want, list(m.parameters()), allow_unused=True)
         close(learn.grads.seen[0], [torch.zeros_like(p) if g is None else g for p,g in zip(m.parameters(), gs)], 1e-4)
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
+@pytest.mark.parametrize('axis,law', [(-1, torch.distributions.Categorical), (None, torch.distributions.Bernoulli)])
+def test_divergence_and_entropy_are_torchs(axis, law, dtype):
+    "With their gradients, of classes and of independent answers; in half precision they are computed in full"
+    g = torch.Generator().manual_seed(0)
+    p,q = (3*torch.randn(6, 4, generator=g).to(dtype) for _ in range(2))
+    def both(f, h):
+        x,y = p.clone().requires_grad_(),q.clone().requires_grad_()
+        res = f(x, y),h(x)
+        return *res,*torch.autograd.grad(sum(o.sum() for o in res), (x,y))
+    def kl(x, y):
+        a,b = law(logits=x.float()),law(logits=y.float())
+        return (torch.distributions.kl_divergence(a, b) + torch.distributions.kl_divergence(b, a))/2
+    want = both(kl, lambda x: law(logits=x.float()).entropy())
+    got = both(partial(symmetric_kl, axis=axis), partial(entropy, axis=axis))
+    for a,b in zip(got, want, strict=True): torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 
 def test_rdrop_term():
     "Against the loss of the paper for the two masks that were drawn"
@@ -333,7 +380,7 @@ def test_class_axis():
     assert all(p.isfinite().all() for p in learn.model.parameters())
 
 bad = {'sam': lambda: SAM(-1.), 'sam nan': lambda: SAM(float('nan')), 'sam text': lambda: SAM('a lot'),
-       'sam slice': lambda: SAM(slice(-1,1)),
+       'sam slice': lambda: SAM(slice(-1,1)), 'sam none': lambda: SAM([None,.1]), 'sam inf': lambda: SAM(math.inf),
        'asam': lambda: ASAM(.5, -1), 'rdrop': lambda: RDrop(-1),
        'rdrop inf': lambda: RDrop(math.inf), 'jacobian': lambda: JacobianPenalty(-1),
        'n_proj': lambda: JacobianPenalty(n_proj=0),
@@ -578,11 +625,12 @@ def test_every_batch_of_every_epoch_draws_anew():
     assert len(ws)==8 and len({tuple(w.flatten().tolist()) for w in ws})==8
 
 def test_directions_of_the_jacobian():
-    "One random direction is right in the mean, and leaves the global generator alone"
+    "One random direction, and two, are right in the mean, and leave the global generator alone"
     g = torch.Generator().manual_seed(0)
     w,x = torch.randn(3, 4, generator=g),torch.randn(64, 4, generator=g, requires_grad=True)
-    got = [jacobian_norm2(x @ w.T, x, 1, g).item() for _ in range(60)]
-    assert sum(got)/60==pytest.approx(w.square().sum().item(), rel=.05)
+    for n in (1,2):
+        got = [jacobian_norm2(x @ w.T, x, n, g).item() for _ in range(60)]
+        assert sum(got)/60==pytest.approx(w.square().sum().item(), rel=.05)
     states = []
     for cbs in ([JacobianPenalty(.1, n_proj=1)], []):
         fit(learner(*cbs), 1, 0.)

@@ -243,7 +243,8 @@ class SWA(Averaged):
         "Let the weights in where it is time"
         if self.every and n % self.every==0 and self.pct_train >= self.start: self._mean()
     def after_train(self):
-        if self._kept is None or self._kept.raw is not None or self.every: return
+        if self._kept is None or self.every: return
+        self._kept.hide()  # a callback may have validated after the last batch
         if (self.epoch+1)/self.n_epoch >= self.start - 1e-9: self._mean()
 
     def on_show(self):

@@ -170,9 +170,9 @@ class ASAM(SAM):
 
     def scale(self,
         ps,      # Parameters
-        is_bias, # Whether each is a bias or of a norm
+        is_bias, # Whether each is a bias
     ):           # A tensor for each
-        "How far each number may move: as far as it is from 0; biases and norms all alike"
+        "How far each number may move: as far as it is from 0; biases all alike"
         return [torch.ones_like(p) if b else p.abs().add_(self.eta) for p,b in zip(ps, is_bias, strict=True)]
 
     __repr__ = basic_repr('rho,eta')
