@@ -1,8 +1,9 @@
 """SAM, ASAM, R-Drop, the Jacobian and confidence penalties, Mixout and WeightDecay against formulas written apart, and
 at the places where they usually break"""
-import copy, math
+import copy, math, random
 from functools import partial
 
+import numpy as np
 import pytest, torch
 from torch import nn
 import fastai.callback.progress  # noqa: F401  gives a learner `no_bar`
@@ -22,10 +23,12 @@ from fastai_ext.contract.compare import weights_of
 from fastai_ext.contract.harness import contract_learner
 from fastai_ext.contract.steps import CPUMixedPrecision, Overflow
 from fastai_ext.model.weights import weights
+from fastai_ext.regularize.again import batch_kept, predict_again
 from fastai_ext.regularize.activation import ActivationL1, ActivationL2
 from fastai_ext.regularize.consistency import (ConfidencePenalty, JacobianPenalty, RDrop, class_axis, entropy,
                                               jacobian_norm2, symmetric_kl)
 from fastai_ext.regularize.decay import WeightDecay
+from fastai_ext.regularize.dropout import set_dropout
 from fastai_ext.regularize.mixout import Mixout
 from fastai_ext.regularize.penalty import L2
 from fastai_ext.regularize.sharpness import ASAM, SAM
@@ -145,22 +148,25 @@ def test_rho_by_group_and_schedule():
 
 class Watch(nn.Module):
     "Notes how often, and with which mask, it is passed"
-    def __init__(self): super().__init__(); self.masks = []
+    def __init__(self, draw=torch.rand): super().__init__(); self.masks,self.draw = [],draw
     def forward(self, x):
         if not self.training: return x
-        m = torch.rand(x.shape)
+        m = torch.as_tensor(self.draw(x.shape))
         self.masks.append(m)
         return x*(m > .3)
 
-def test_sam_one_mask_and_one_count():
-    watch = Watch()
+@pytest.mark.parametrize('draw', [torch.rand, np.random.random_sample,
+                                  lambda size: [[random.random() for _ in range(size[1])] for _ in range(size[0])]],
+                         ids=['torch', 'numpy', 'python'])
+def test_sam_one_mask_and_one_count(draw):
+    watch = Watch(draw)
     model = nn.Sequential(nn.Linear(4,8), nn.BatchNorm1d(8), watch, nn.Linear(8,3))
     rng = []
     class Rng(Callback):
         order = 99
         def after_batch(self): rng.append(torch.get_rng_state())
     learn = fit(learner(SAM(.5), Rng(), model=model, batches=four), 1, 0.)
-    model = nn.Sequential(nn.Linear(4,8), nn.BatchNorm1d(8), Watch(), nn.Linear(8,3))
+    model = nn.Sequential(nn.Linear(4,8), nn.BatchNorm1d(8), Watch(draw), nn.Linear(8,3))
     plain = fit(learner(Rng(), model=model, batches=four), 1, 0.)
     assert len(watch.masks)==8 and all(torch.equal(a, b) for a,b in zip(watch.masks[::2], watch.masks[1::2]))
     assert not torch.equal(watch.masks[0], watch.masks[2]) and len(plain.model[2].masks)==4
@@ -298,6 +304,18 @@ def test_confidence_and_jacobian_terms():
         gs = torch.autograd.grad(want, list(m.parameters()), allow_unused=True)
         close(learn.grads.seen[0], [torch.zeros_like(p) if g is None else g for p,g in zip(m.parameters(), gs)], 1e-4)
 
+def test_the_jacobian_is_by_all_inputs_that_are_numbers():
+    class Two(nn.Module):
+        def __init__(self): super().__init__(); self.a,self.b,self.emb = nn.Linear(4,3),nn.Linear(2,3),nn.Embedding(5,3)
+        def forward(self, x, i, z): return self.a(x).tanh() + self.emb(i) + self.b(z)
+    g = torch.Generator().manual_seed(0)
+    x,z,i,y = torch.randn(8,4,generator=g),torch.randn(8,2,generator=g),torch.arange(8)%5,torch.arange(8)%3
+    learn = learner(JacobianPenalty(.7, n_proj=3), Terms(), model=seeded(Two), batches=[(x,i,z,y)])
+    m = copy.deepcopy(learn.model)
+    jac = torch.func.vmap(torch.func.jacrev(m, argnums=(0,2)))(x, i, z)
+    want = nn.CrossEntropyLoss()(m(x,i,z), y) + .35*sum(j.square().sum((1,2)).mean() for j in jac)
+    assert fit(learn, 1, 0.).terms.seen[0][0]==pytest.approx(want.item(), rel=1e-5)
+
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
 @pytest.mark.parametrize('axis,law', [(-1, torch.distributions.Categorical), (None, torch.distributions.Bernoulli)])
 def test_divergence_and_entropy_are_torchs(axis, law, dtype):
@@ -370,11 +388,11 @@ def test_rdrop_passes_over_ignored_targets():
 def numbers(): return [(data()[0], torch.randn(16,3))]  # targets that are no classes
 
 def test_class_axis():
-    from fastai.losses import FocalLossFlat, LabelSmoothingCrossEntropyFlat
+    from fastai.losses import DiceLoss, FocalLossFlat, LabelSmoothingCrossEntropyFlat
     known = (CrossEntropyLossFlat(), CrossEntropyLossFlat(axis=1), nn.CrossEntropyLoss(), nn.functional.cross_entropy,
-             nn.NLLLoss(), FocalLossFlat(),
+             nn.NLLLoss(), FocalLossFlat(), DiceLoss(), partial(nn.functional.cross_entropy, label_smoothing=.1),
              LabelSmoothingCrossEntropyFlat(), BCEWithLogitsLossFlat(), nn.BCEWithLogitsLoss())
-    assert [class_axis(o) for o in known]==[-1, 1, 1, 1, 1, -1, -1, None, None]
+    assert [class_axis(o) for o in known]==[-1, 1, 1, 1, 1, -1, 1, 1, -1, None, None]
     with pytest.raises(ValueError, match='axis='): class_axis(MSELossFlat())
     learn = fit(learner(RDrop(1., axis='binary'), model=net(.5), loss=MSELossFlat(), batches=numbers()), 1)
     assert all(p.isfinite().all() for p in learn.model.parameters())
@@ -397,6 +415,18 @@ def test_a_head_of_zeros_is_no_lack_of_dropout():
     learn = fit(learner(RDrop(), model=model), 2)
     assert model[-1].weight.abs().max() > 0 and torch.isfinite(torch.tensor(learn.recorder.values)).all()
 
+def test_rdrop_looks_once_in_each_fit_whether_anything_is_random():
+    learn = fit(learner(RDrop(), model=net(.5)), 1)
+    set_dropout(learn, 0.)
+    with pytest.raises(ValueError, match='nothing in the model is random'): fit(learn, 1)
+    class First(nn.Module):
+        "Random in the first batch, and by chance the same in both passes of the second"
+        n = 0
+        def forward(self, x):
+            self.n += self.training
+            return x + (torch.rand(1) if self.training and self.n < 3 else 0.)
+    fit(learner(RDrop(), model=nn.Sequential(First(), nn.Linear(4,3)), batches=[data()]*2), 1)
+
 def test_bad_fits():
     for cb in (RDrop(), ConfidencePenalty()):
         with pytest.raises(ValueError, match='axis='):
@@ -406,6 +436,7 @@ def test_bad_fits():
     reader = nn.Sequential(nn.Embedding(5,3), nn.Flatten(), nn.Linear(12,3))
     with pytest.raises(ValueError, match='no input is a floating'):
         fit(learner(JacobianPenalty(), model=reader, batches=ids), 1)
+    fit(learner(JacobianPenalty(0.), model=reader, batches=ids), 1)  # 0 is no callback
     with pytest.raises(ValueError, match='leave no weight to mix'): fit(learner(Mixout(skip='*')), 1)
     with pytest.raises(ValueError, match='leave no weight to decay'): fit(learner(WeightDecay(skip='*')), 1)
     with pytest.raises(ValueError, match='has no hyper-parameter wd'):
@@ -425,12 +456,16 @@ def test_losses_are_those_of_the_data(cb):
 def test_mixout_mixes_and_leaves_weights_alone():
     model = net()
     seen = []
-    model[0].register_forward_hook(lambda m,i,o: seen.append((m.training, m.weight.detach().clone())))
+    biases = []
+    def note(m, i, o): seen.append((m.training, m.weight.detach().clone())); biases.append(m.bias.detach().clone())
+    model[0].register_forward_hook(note)
     learn = learner(Mixout(.4), model=model, batches=four)
-    start = model[0].weight.detach().clone()
+    start,bias = (p.detach().clone() for p in model[0].parameters())
     class Shift(Callback):
-        def before_train(self): self.learn.model[0].weight.data.add_(1.)
+        def before_train(self):
+            for p in self.learn.model[0].parameters(): p.data.add_(1.)
     fit(learn, 1, 0., cbs=Shift())
+    assert all(torch.equal(b, bias+1) for b in biases)  # vectors are left alone
     train,valid = [w for t,w in seen if t],[w for t,w in seen if not t]
     assert len(train)==4 and all(torch.equal(w, start+1) for w in valid) and torch.equal(model[0].weight, start+1)
     for w in train:
@@ -450,6 +485,10 @@ def test_mixout_killed_and_resumed(tmp_path):
     with pytest.raises(Killed): fit(mk(Mixout(.5), SaveModelCallback(every_epoch=True, with_opt=True), Kill()), 4, .1)
     resumed = fit(mk(seed=4).load('model_1'), 4, .1, cbs=Mixout(.5), start_epoch=2)
     for a,b in zip(whole.model.parameters(), resumed.model.parameters()): assert torch.equal(a, b)
+    anew = mk(Mixout(.5), seed=4).load('model_1')  # without start_epoch it starts from what was loaded
+    start = anew.model[0].weight.detach().clone()
+    fit(anew, 1, .1)
+    assert torch.equal(anew.mixout._anchors['0.weight'], start)
 
 def test_mixout_freezes_nothing_and_moves_nothing_frozen():
     learn = learner(Mixout(.5), batches=four, splitter=body_and_head)
@@ -457,6 +496,44 @@ def test_mixout_freezes_nothing_and_moves_nothing_frozen():
     w = learn.model[0].weight.detach().clone()
     fit(learn, 2, .1)
     assert torch.equal(learn.model[0].weight, w) and 'forward' not in vars(learn.model)
+
+def test_mixout_draws_other_masks_in_the_second_pass_of_rdrop():
+    ws,model = [],net()
+    model[0].register_forward_hook(lambda m,i,o: ws.append(m.weight.detach().clone()) if m.training else None)
+    class Shift(Callback):
+        def before_train(self): self.learn.model[0].weight.data.add_(1.)
+    fit(learner(RDrop(), Mixout(.5), model=model, batches=four[:1]), 1, 0., cbs=Shift())
+    assert len(ws)==2 and not torch.equal(*ws)
+
+def test_mixout_starts_a_head_of_another_width_anew(tmp_path):
+    learn = fit(learner(Mixout(.5)), 1)
+    learn.model[-1] = nn.Linear(8,5)
+    start = learn.model[-1].weight.detach().clone()
+    fit(learn, 1)
+    assert torch.equal(learn.mixout._anchors['3.weight'], start)
+    learn.save(tmp_path/'after', with_opt=False)
+    learner(model=learn.model).save(tmp_path/'plain', with_opt=False)
+    after,plain = (torch.load(tmp_path/f'{n}.pth') for n in ('after','plain'))
+    assert after._metadata==plain._metadata  # the start is of the fit, not of the file
+
+def test_an_exported_mixout_starts_from_its_own_weights(tmp_path):
+    "Also where Ctrl-C has ended the fit; and the callback of an interrupted fit leaves nothing in the model"
+    class CtrlC(Callback):
+        def after_pred(self):
+            if self.training: raise KeyboardInterrupt
+    learn = contract_learner(cbs=Mixout(.5), path=tmp_path)
+    with pytest.raises(KeyboardInterrupt): fit(learn, 1, cbs=CtrlC())
+    learn.export('mixed.pkl')
+    loaded = load_learner(tmp_path/'mixed.pkl')
+    assert 'forward' not in vars(loaded.model) and not hasattr(loaded.mixout, '_anchors')
+    loaded.dls = learn.dls
+    loaded.model[0][0].weight.data.add_(1.)
+    start = loaded.model[0][0].weight.detach().clone()
+    fit(loaded, 1)
+    assert torch.equal(loaded.mixout._anchors['0.0.weight'], start)
+    learn = contract_learner(path=tmp_path)
+    with pytest.raises(KeyboardInterrupt): fit(learn, 1, cbs=[Mixout(.5), CtrlC()])
+    assert 'forward' not in vars(learn.model)
 
 # weight decay
 
@@ -583,14 +660,21 @@ def test_mixout_after_ctrl_c_and_when_frozen():
     fit(learn, 1, 0.)
     assert all(torch.equal(w, start+1) for w in seen) and len(seen)==8
 
-def test_rdrop_means_over_what_counts():
-    learn = learner(cb := RDrop(), loss=CrossEntropyLossFlat(ignore_index=-100))
+class Wrapped:
+    "A loss of one's own around one of torch"
+    func = nn.CrossEntropyLoss(ignore_index=-7)
+    def __call__(self, *args): return self.func(*args)
+
+@pytest.mark.parametrize('loss', [CrossEntropyLossFlat(ignore_index=-7), nn.CrossEntropyLoss(ignore_index=-7),
+                                  Wrapped()])
+def test_rdrop_means_over_what_counts(loss):
+    learn = learner(cb := RDrop(), loss=loss)
     y = torch.randint(3, (6,5))
-    y[:,3:] = -100
+    y[:,3:] = -7
     cb.prepare()
     learn.yb,kl = (y,),torch.rand(6, 5)
     torch.testing.assert_close(cb._mean(kl), kl[:,:3].mean())
-    learn.yb = (y.fill_(-100),)
+    learn.yb = (y.fill_(-7),)
     assert cb._mean(kl)==0
 
 def test_a_norm_of_two_axes_does_not_decay():
@@ -623,6 +707,30 @@ def test_every_batch_of_every_epoch_draws_anew():
     shift.order = cb.order + 1
     fit(learner(cb, shift, model=model, batches=four), 2, 0.)
     assert len(ws)==8 and len({tuple(w.flatten().tolist()) for w in ws})==8
+
+@pytest.mark.parametrize('cb', [RDrop, partial(JacobianPenalty, 1.), partial(Mixout, .5)],
+                         ids=['rdrop', 'jacobian', 'mixout'])
+def test_a_seed_decides_what_is_drawn(cb):
+    "Whatever stands in the global generators; in each batch anew"
+    class Shift(Callback):
+        def before_train(self): self.learn.model[-1].weight.data.add_(1.)
+    def run(seed, start):
+        learn = learner(cb(seed=seed), Grads(), Shift(), model=seeded(Draws), batches=[data()]*2)
+        set_seed(start)
+        return fit(learn, 1, 0.).grads.seen
+    class Draws(nn.Sequential):
+        "Its first mask is the same in each fit, so that only the second differs"
+        def __init__(self): super().__init__(nn.Linear(4,8), Numbered(), nn.Linear(8,3))
+    class Numbered(nn.Module):
+        n = 0
+        def forward(self, x):
+            if not self.training or isinstance(cb, partial): return x
+            self.n += 1
+            first = torch.Generator().manual_seed(0)
+            return x*(torch.rand(x.shape, generator=first if self.n % 2 else None) > .5)
+    a,b,c = run(0, 1),run(0, 2),run(1, 1)
+    same = lambda p,q: all(map(torch.equal, p, q))
+    assert same(a[0], b[0]) and not same(a[0], c[0]) and not same(a[0], a[1])
 
 def test_directions_of_the_jacobian():
     "One random direction, and two, are right in the mean, and leave the global generator alone"
@@ -669,7 +777,28 @@ def test_the_second_pass_has_the_precision_of_the_first(cb):
         def after_pred(self):
             if self.training: outside.append(self.learn.pred.dtype)
     fit(learner(cb(), See(), CPUMixedPrecision(cast=True), model=model), 1, .01)
-    assert inside==[torch.bfloat16]*2 and outside==[torch.float32]*2
+    assert inside==[torch.bfloat16]*2 and outside==[torch.float32]*2 and not torch.is_autocast_enabled('cpu')
+
+def test_other_callbacks_have_their_say_in_the_second_pass():
+    "In their order, however they listen; the one that asks is not called"
+    class Twice(Callback):
+        order = 20
+        def after_pred(self): self.learn.pred = self.pred*2
+    class Adds(Callback):
+        order = 21
+        def __call__(self, event_name):
+            if event_name=='after_pred': self.learn.pred = self.learn.pred + 1.
+    thrice = Callback()
+    thrice.order,thrice.after_pred = 22,lambda: setattr(thrice.learn, 'pred', thrice.pred*3)
+    class Asks(Callback):
+        order = 60
+        def __init__(self): self.pairs = []
+        def after_pred(self):
+            if not self.training: return
+            with batch_kept(self.learn): self.pairs.append((self.pred, predict_again(self.learn, but=self)))
+    learn = fit(learner(thrice, Adds(), Twice(), Asks(), batches=four), 1, 0.)
+    assert len(learn.asks.pairs)==4
+    for a,b in learn.asks.pairs: torch.testing.assert_close(a, b)
 
 def test_a_coupled_decay_goes_through_the_learning_rate():
     model = net()

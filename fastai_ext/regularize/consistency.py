@@ -12,12 +12,11 @@ import torch
 import torch.nn.functional as F
 from fastai.callback.core import Callback
 from fastai.callback.training import GradientAccumulation
-from fastai.optimizer import OptimWrapper
 from fastcore.basics import basic_repr,store_attr
 
 from .again import batch_kept,predict_again,untraced
 from .dropout import DropoutSchedule, dropouts
-from .strength import check_schedules
+from .strength import check_schedules,put_hyper
 
 # %% ../../nbs/regularize/consistency.ipynb #b8360a89
 def symmetric_kl(
@@ -67,7 +66,7 @@ def class_axis(
     chain,f = [],loss_func
     while f is not None and len(chain) < 5:
         chain.append(f)
-        f = getattr(f, 'func', None) or getattr(f, 'old_lf', None)
+        f = getattr(f, 'func', None)
     names = ' '.join(getattr(o, '__name__', type(o).__name__) for o in chain).lower().replace('_', '')
     if 'bce' in names or 'binarycross' in names: return None
     axis = next((o.axis for o in chain if isinstance(getattr(o, 'axis', None), int)), 1)
@@ -104,10 +103,7 @@ class LossTerm(Callback):
             return  # `validate` and `get_preds` fire this event too, holding the lock
         self.prepare()
         check_schedules(type(self).__name__, self.learn, [self.label])
-        if isinstance(self.opt, OptimWrapper):
-            self.opt.fwd_map.setdefault(self.label, self.label)
-            self.opt.bwd_map.setdefault(self.label, self.label)
-        self.opt.set_hyper(self.label, self.strength)
+        put_hyper(self.opt, self.label, self.strength)
 
     def prepare(self): "Called at the start of a fit: the place to raise"
     def term(self):

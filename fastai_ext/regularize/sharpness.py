@@ -12,13 +12,12 @@ import torch
 from fastai.callback.core import Callback,CancelStepException
 from fastai.callback.fp16 import MixedPrecision,NonNativeMixedPrecision
 from fastai.callback.mixup import MixHandler
-from fastai.optimizer import OptimWrapper
 from fastcore.basics import basic_repr,store_attr
 from fastcore.foundation import L
 
 from ..model.weights import unwrap
 from .again import PassStart,batch_kept,loss_again,untraced
-from .strength import check_schedules
+from .strength import check_schedules,put_hyper
 
 # %% ../../nbs/regularize/sharpness.ipynb #912f216e
 def _check_rho(who, rho):
@@ -64,10 +63,7 @@ class SAM(Callback):
                              f"undo the other; remove one")
         check_schedules(type(self).__name__, self.learn, ['rho'])
         self._start,self._batches,self._backoff = None,[],False
-        if isinstance(self.opt, OptimWrapper):
-            self.opt.fwd_map.setdefault('rho', 'rho')
-            self.opt.bwd_map.setdefault('rho', 'rho')
-        self.opt.set_hyper('rho', self.rho)
+        put_hyper(self.opt, 'rho', self.rho)
 
     def before_batch(self):
         self._start = PassStart.now(self.model) if any(h.get('rho', 0.) for h in self.opt.hypers) else None
