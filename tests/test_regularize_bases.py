@@ -308,13 +308,13 @@ known = {
     'SGD': partial(SGD, mom=0.), 'momentum': partial(SGD, mom=.9), 'coupled': partial(SGD, mom=.8, decouple_wd=False),
     'RMSProp': partial(RMSProp, wd=0.), 'RMSProp momentum': partial(RMSProp, mom=.9, wd=0.),
     'Adam': partial(Adam, wd=0.), 'FusedAdam': partial(FusedAdam, wd=0.), 'RAdam': partial(RAdam, wd=0., sqr_mom=.9),
-    'RAdam beta': partial(RAdam, wd=0., sqr_mom=.9, beta=50.), 'QHAdam': partial(QHAdam, wd=0., nu_2=.9),
+    'RAdam beta': partial(RAdam, wd=0., sqr_mom=.9, beta=50., eps=.1), 'QHAdam': partial(QHAdam, wd=0., nu_2=.9),
     'Lamb': partial(Lamb, wd=0.), 'Larc': partial(Larc, wd=0., mom=.9),
     'torch SGD': torchs(torch.optim.SGD), 'torch momentum': torchs(torch.optim.SGD, momentum=.9),
     'torch dampening': torchs(torch.optim.SGD, momentum=.9, dampening=.5),
     'torch nesterov': torchs(torch.optim.SGD, momentum=.9, nesterov=True), 'torch Adam': torchs(torch.optim.Adam),
     'torch amsgrad': torchs(torch.optim.Adam, amsgrad=True), 'torch AdamW': torchs(torch.optim.AdamW, weight_decay=0.),
-    'torch RAdam': torchs(torch.optim.RAdam, betas=(.9,.9)),
+    'torch RAdam': torchs(torch.optim.RAdam, betas=(.9,.9), eps=.1),
 }
 
 @pytest.mark.parametrize('name', known)
@@ -333,6 +333,22 @@ def test_a_steady_gradient_moves_by_the_step(name):
         if name=='torch amsgrad': want = .01/(opt.opt.state[p]['max_exp_avg_sq']/(1-.999**(i+1))).sqrt()
         else: want = before - p.detach()
         torch.testing.assert_close(torch.as_tensor(step).expand(3), want, rtol=2e-4, atol=1e-7)
+
+@pytest.mark.parametrize('start', [0., 1e3])
+def test_lamb_from_zero_and_from_afar(start):
+    "Where its ratio is 1, or at its limit of 10"
+    p = nn.Parameter(torch.full((3,), start, dtype=torch.float64))
+    opt = Lamb([[p]], lr=.01, wd=0.)
+    p.grad,before = torch.ones_like(p),p.detach().clone()
+    opt.step()
+    torch.testing.assert_close(steps.step_size(opt, p, opt.hypers[0]), before - p.detach(), rtol=1e-4, atol=0)
+
+def test_lamb_without_a_gradient_has_a_step():
+    p = nn.Parameter(torch.ones(3))
+    opt = Lamb([[p]], lr=.01, wd=0.)
+    p.grad = torch.zeros(3)
+    opt.step()
+    assert steps.step_size(opt, p, opt.hypers[0]).isfinite().all() and (p==1).all()
 
 # both are fastai's Adam, to the last digits
 
@@ -570,7 +586,17 @@ def test_a_step_that_is_not_computed_before_it_is_wanted(cb, scale):
         return v
     torch.testing.assert_close(_done(step), _done(step.tensor()), rtol=1e-7, atol=1e-7)
     with_root = steps.Adaptive(square, scale, 1e-3, root=square.sqrt()+1e-3)
+    for _ in range(2): torch.testing.assert_close(with_root.tensor(), step.tensor())
     assert torch.equal(_done(with_root), _done(step))
+
+def test_parts_of_a_step_are_those_of_its_tensor(monkeypatch):
+    monkeypatch.setattr(steps, '_piece', 8)
+    w,square = torch.randn(5, 4),torch.rand(5, 4)
+    for step in (steps.Adaptive(square, .1, 1e-3), steps.Adaptive(square, .1, 1e-3, root=square.sqrt()+1e-3)):
+        parts = list(steps.pieces(w, step, 'as it is'))
+        assert len(parts)==3 and {o for *_,o in parts}=={'as it is'}
+        assert torch.equal(torch.cat([p for p,*_ in parts]), w)
+        torch.testing.assert_close(torch.cat([s.tensor() for _,s,_ in parts]), step.tensor())
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.floats(0, 3), st.floats(-6, 1), st.integers(1, 300))

@@ -211,12 +211,13 @@ def test_lstm_rows_and_filters_under_adam(opt):
     only = ['lstm.weight_ih_l0','up.weight']
     for m,cbs in ((a,[GroupLasso(.7, only=only)]), (b,[])):
         learn = fit(learner(*cbs, model=m, n=1, opt_func=opt), 1, .1)
-    for name,rows in (('lstm.weight_ih_l0', lambda t: t), ('up.weight', lambda t: t.transpose(0,1).flatten(1))):
+    for name,rowed in (('lstm.weight_ih_l0', lambda t: t), ('up.weight', lambda t: t.transpose(0,1).flatten(1))):
         p = dict(b.named_parameters())[name]
         hyper = learn.opt.hypers[0]
         step = steps.step_size(learn.opt, p, hyper)
-        want = prox_group(rows(p.detach()).double(), .7*rows(step).double())
-        torch.testing.assert_close(rows(dict(a.named_parameters())[name].detach()).double(), want, atol=1e-6, rtol=1e-4)
+        want = prox_group(rowed(p.detach()).double(), .7*rowed(step).double())
+        got = rowed(dict(a.named_parameters())[name].detach()).double()
+        torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-4)
 
 def test_group_penalty_is_not_l1_and_survives_zero():
     w = torch.randn(5,3)
@@ -318,15 +319,16 @@ def test_nothing_stays_in_the_optimizer():
     a = state(fit(learn, 1, 1e-2, reset_opt=False))
     assert (a != 0).all()
 
-def test_rates_and_epsilons_of_each_weight():
+@pytest.mark.parametrize('lr,eps', [(2.,5.), (1.,5.), (2.,1.)])
+def test_rates_and_epsilons_of_each_weight(lr, eps):
     "As `MuP` gives them: the proximal step is that of Adam with these"
     class Rates(Callback):
-        def step_factors(self, w): return 2.,5.
+        def step_factors(self, w): return lr,eps
     cb = L1(1e-3, only='0.weight')
     learn = fit(learner(cb, Rates(), opt_func=partial(Adam, eps=1e-2)), 1, .01)
     p,h = learn.model[0].weight,learn.opt.hypers[0]
     state = learn.opt.state[p]
-    want = 2*.01/((state['sqr_avg']/(1-h['sqr_mom']**state['step'])).sqrt() + 5*1e-2)
+    want = lr*.01/((state['sqr_avg']/(1-h['sqr_mom']**state['step'])).sqrt() + eps*1e-2)
     torch.testing.assert_close(steps.known(cb._held[0].step(learn.opt, learn.opt.hypers)), want)
 
 def test_blocks_of_one_parameter_with_rates_of_their_own():
@@ -365,12 +367,13 @@ def test_inside_the_step_as_behind_it(opt, cb, monkeypatch):
         def before_step(self): self.todo = len(joined(self.learn.opt))
     def _ended(n):
         set_seed(6)
-        model = nn.Sequential(nn.Linear(4,6), nn.Tanh(), nn.Linear(6,1))
+        model = nn.Sequential(nn.Linear(4,6), nn.Tanh(), nn.Unflatten(1, (1,6)), nn.Conv1d(1, 3, 4), nn.Flatten(),
+                              nn.Linear(9,1))
         learn = learner(cb(), See(), model=model, opt_func=opt)
         with learn.no_bar(): learn.fit_one_cycle(3, .05)
         assert learn.see.todo==n
         return state(learn)
-    inside = _ended(2)
+    inside = _ended(3)
     monkeypatch.setattr(rows, '_tell', ())
     torch.testing.assert_close(inside, _ended(0), atol=1e-7, rtol=1e-6)
 

@@ -69,7 +69,9 @@ def pieces(
     rows = max(1, _piece//w[0].numel())
     n = -(-len(w)//rows)
     def _split(t):
-        if isinstance(t, Adaptive): return [t.mapped(lambda _, part=part: part) for part in t.square.split(rows)]
+        if isinstance(t, Adaptive):
+            roots = [None]*n if t.root is None else t.root.split(rows)
+            return [replace(t, square=s, root=r) for s,r in zip(t.square.split(rows), roots, strict=True)]
         return t.split(rows) if torch.is_tensor(t) and t.shape == w.shape else [t]*n
     return zip(*map(_split, ts), strict=True)
 
@@ -92,9 +94,7 @@ def step_of(
         return f
     return _register
 
-def _unpartial(f):
-    f = f.func if isinstance(f, partial) else f
-    return getattr(f, 'stands_for', f)
+def _unpartial(f): return f.func if isinstance(f, partial) else f
 
 def _key(opt):
     "What the optimizer is known by: a fastai optimizer by its last step function, one of torch by its class"
