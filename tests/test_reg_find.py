@@ -11,6 +11,8 @@ from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
+from fastai.callback.schedule import ParamScheduler, SchedLin
+from fastai_ext.regularize.consistency import LossTerm
 from fastai_ext.regularize.find import PathPoint, Probe, RegFind, RegPath, l1_max
 from fastai_ext.regularize.penalty import L1, L2
 from fastai_ext.regularize.report import Sparsity
@@ -168,13 +170,59 @@ def test_path_of_a_linear_model():
     learn = learner()
     learn.model = nn.Linear(64, 10)
     path = quiet(learn, lambda l: l.reg_path(L1, [.3, 1e-5], epochs=1, lr=1e-2, show_plot=False))
-    assert path[0].zeros > .9 > path[1].zeros
+    assert path[0].zeros > .9 > path[1].zeros and all(p.weights.numel()==640 for p in path)
+    assert path[1].train_loss != path[1].valid_loss
+    learn = learner()
+    path = quiet(learn, lambda l: l.reg_path(L1(only='0.*'), [1e-5], epochs=1, show_plot=False))
+    assert path[0].weights.numel()==64*32+32
 
 def test_the_sweep_ends_where_nothing_is_learned():
     res = quiet(learner(), lambda l: l.reg_find(L1, start=1e-3, stop=1e6, num_it=20, lr=1e-2, show_plot=False))
     full = 1 + round(2*np.log10(1e6/1e-3))
     assert len(res) < full and all(p.loss > res.plain + .9*(res.first-res.plain) for p in res[-2:])
     assert not all(p.loss > res.plain + .9*(res.first-res.plain) for p in res[-3:-1])
+
+class Counts:
+    "A loss that is 1 in the first step, 2 in the second; from step `bad` on, no number"
+    def __init__(self, bad=99): self.n,self.bad = 0,bad
+    def __call__(self, pred, y):
+        self.n += 1
+        return pred.sum()*0 + (self.n if self.n < self.bad else float('nan'))
+
+def test_the_loss_of_a_probe_is_the_mean_of_its_last_quarter():
+    learn = learner()
+    learn.loss_func = Counts()
+    found = quiet(learn, lambda l: l.reg_find(L1, 1e-3, 2e-3, 12, show_plot=False))
+    assert (found.first, found.plain)==(1., 11.) and [p.loss for p in found]==[23., 35.]
+    learn.loss_func = Counts(bad=20)
+    found = quiet(learn, lambda l: l.reg_find(L1, 1e-3, 2e-3, 12, show_plot=False))
+    assert found.plain==11. and [p.loss for p in found]==[float('inf')]*2
+
+class Adds(LossTerm):
+    "A term without a gradient"
+    label,strength = 'adds',0.
+    def term(self): return 100*self.now
+
+def test_a_term_is_no_part_of_the_losses_found():
+    found = quiet(learner(), lambda l: l.reg_find(Adds(), 1e-1, 10., 10, show_plot=False))
+    assert {p.loss for p in found}=={found.plain}
+
+def test_the_strength_swept_counts_and_the_regularizer_given_is_left_alone():
+    "Whatever the learner's own schedule says"
+    sched,cb = ParamScheduler({'l1': SchedLin(1., 1.)}),L1(1e-5)
+    before = dict(vars(cb))
+    a,b = (quiet(learner(*cbs), lambda l: l.reg_find(cb, 1e-4, 1e-3, 10, show_plot=False)) for cbs in ([sched], []))
+    assert [p.loss for p in a]==[p.loss for p in b] and a.plain==b.plain and vars(cb)==before
+
+def test_l1_max_of_a_frozen_model_with_dropout():
+    def found(*mods, frozen=False):
+        learn = learner()
+        set_seed(1)
+        learn.model = nn.Sequential(*mods, nn.Linear(64, 10)).requires_grad_(not frozen)
+        res = l1_max(learn)
+        assert all(p.requires_grad != frozen for p in learn.model.parameters())
+        return res
+    assert found(nn.Dropout(.5), frozen=True)==found()
 
 def test_a_report_without_numbers():
     assert Sparsity([]).share==0 and Sparsity([]).title.startswith('0.0% of 0 weights')

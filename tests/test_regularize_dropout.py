@@ -10,7 +10,7 @@ from fastai.callback.preds import MCDropoutCallback
 from fastai.callback.schedule import lr_find  # noqa: F401
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
-from fastai.learner import Learner
+from fastai.learner import Learner, load_learner
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
 from fastai.text.models.awdlstm import AWD_LSTM, WeightDropout
 from fastai.torch_core import set_seed
@@ -151,12 +151,48 @@ def test_mc_order_targets_and_other_losses():
     with learn.no_bar(): res = learn.mc_preds(4, dl=DataLoader([(o[0],) for o in learn.dls.valid_ds], bs=4))
     assert res.entropy.shape==(12,2) and (res.entropy <= .6932).all()
 
+class Blind(nn.Module):
+    "What it drops does not reach the outputs"
+    def __init__(self): super().__init__(); self.drop,self.lin = nn.Dropout(.5),nn.Linear(6,2)
+    def forward(self, x): return self.lin(x) + 0*self.drop(x).sum()
+
+def spectral():
+    return nn.Sequential(nn.Dropout(0.), nn.utils.parametrizations.spectral_norm(nn.Linear(6,2)))
+
 @pytest.mark.parametrize('body,words', [(lambda: nn.Linear(6,2), 'it has no dropout'),
+                                        (Blind, 'does not reach the outputs'), (spectral, 'have the rate 0'),
                                         (lambda: nn.Sequential(nn.Dropout(0.), nn.Linear(6,2)), 'have the rate 0')])
 def test_nothing_random(body, words):
     learn = learner(body())
     with pytest.raises(ValueError, match=words), learn.no_bar(): learn.mc_preds(3)
     with pytest.raises(ValueError, match='2 or more'): learn.mc_preds(1)
+
+def test_mc_of_a_model_with_more_outputs_in_training():
+    "As those with auxiliary heads: only its dropout is in training mode"
+    class Heads(nn.Module):
+        def __init__(self): super().__init__(); self.drop,self.a,self.b = nn.Dropout(.5),nn.Linear(6,2),nn.Linear(6,2)
+        def forward(self, x):
+            x = self.drop(x)
+            return (self.a(x),self.b(x)) if self.training else self.a(x)
+    learn = learner(nn.Identity())
+    learn.model = Heads()
+    with learn.no_bar(): res = learn.mc_preds(4)
+    assert res.passes.shape==(4,12,2) and (res.std > 0).any()
+
+def test_mc_takes_every_item_and_one_batch_may_agree():
+    "Also of a loader that drops the last; others see the first pass; the spread is that of torch"
+    class First(nn.Module):
+        def __init__(self): super().__init__(); self.drop,self.lin = nn.Dropout(.5),nn.Linear(6,2)
+        def forward(self, x): return self.lin(self.drop(x) if len(x)==5 else x)
+    class See(Callback):
+        def before_fit(self): self.seen = []
+        def after_batch(self): self.seen.append(self.pred)
+    learn = learner(First())
+    learn.add_cb(See())
+    dl = DataLoader(list(learn.dls.train.dataset), bs=5, drop_last=True)
+    with learn.no_bar(): res = learn.mc_preds(6, dl=dl, act=lambda o: o)
+    assert res.passes.shape==(6,12,2) and (res.std[-2:]==0).all() and (res.std[:-2] > 0).any()
+    assert torch.equal(res.std, res.passes.std(0)) and torch.equal(torch.cat(learn.see.seen), res.passes[0])
 
 def test_mc_interrupted():
     class Stop(nn.Module):
@@ -187,6 +223,15 @@ def test_dropouts_of_known_models():
     assert (enc.self_attn.dropout, enc.dropout1.p)==(.4,.2)
     assert not len(dropouts(nn.LSTM(2, 3, dropout=0.))) and len(dropouts(nn.LSTM(2, 3, num_layers=2)))
 
+def test_kinds_of_torchs_layers_and_rates_that_are_not_set():
+    kinds = {nn.Dropout: 'dropout', nn.AlphaDropout: 'dropout', nn.Dropout1d: 'spatial', nn.Dropout2d: 'spatial',
+             nn.Dropout3d: 'spatial', nn.FeatureAlphaDropout: 'spatial'}
+    for layer,kind in kinds.items(): assert dropouts(layer(.2))[0].kind==kind
+    path = timm.layers.DropPath(None)
+    assert dropouts(path).attrgot('p')==[0.]
+    set_dropout(path, .2)
+    assert path.drop_prob==.2
+
 def test_dropout_of_somebody_else():
     class TokenDrop(nn.Module):
         def __init__(self): super().__init__(); self.rate = .3
@@ -208,6 +253,16 @@ def test_replace(to, kind):
     if to=='spatial': assert {len(c.unique()) for o in dropped for c in o}=={1}
     if to=='path': assert {len(o.unique()) for o in dropped}=={1}
     assert (dropped==0).any() and (dropped!=0).any()
+
+def test_replace_some_and_as_asked():
+    net = nn.Sequential(nn.Conv2d(1,4,3), nn.Dropout(.3), nn.Conv2d(4,4,3), nn.Dropout(.4), nn.Dropout2d(.1))
+    old = net[1],net[4]
+    sites = replace_dropout(net, 'block', only=lambda s: s.p==.4, block_size=5)
+    assert sites.attrgot('name')==['3'] and net[3].block_size==5 and (net[1],net[4])==old
+    spatial = net[4]
+    assert replace_dropout(net, 'spatial', .2).attrgot('name')==['1','3'] and net[4] is spatial and spatial.p==.1
+    replace_dropout(net, 'path', only=lambda s: s.name=='1')
+    assert net[1].mode=='row' and net[1].p==.2
 
 def test_drop_connect_drops_weights():
     net = nn.Sequential(nn.Dropout(.5), nn.Linear(100, 100))
@@ -249,7 +304,8 @@ def fit(learn, *args, **kwargs):
     return learn
 
 def test_schedules(tmp_path):
-    factors = {'early': lambda t: max(0, 1-t/.5), 'late': lambda t: float(t >= .5)}
+    factors = {'early': lambda t: max(0, 1-t/.5), 'late': lambda t: float(t >= .5),
+               'curriculum': lambda t: 1-math.exp(-10*t)}
     for how,f in (*factors.items(), (lambda t: t**2, lambda t: t**2)):
         learn = fit(dropout_learner(cbs=[DropoutSchedule(how, .4, part=.5), See()]), 4)
         n = len(learn.see.seen)
@@ -257,8 +313,45 @@ def test_schedules(tmp_path):
     resumed = fit(dropout_learner(cbs=[DropoutSchedule('early', .4, part=.5), See()]), 4, start_epoch=2)
     assert resumed.see.seen==[0.]*len(resumed.see.seen)
 
+def test_a_schedule_of_some_kinds_over_a_whole_fit():
+    learn = dropout_learner(cbs=[DropoutSchedule('early', .4, part=1., kinds='dropout'), See()])
+    learn.model[1].append(nn.Dropout1d(.1))
+    class Spatial(Callback):
+        def after_batch(self): assert self.learn.model[1][-1].p==.1
+    fit(learn, 1, cbs=Spatial())
+    n = len(learn.see.seen)
+    assert learn.see.seen==pytest.approx([.4*(1-i/n) for i in range(n)])
+
+def test_who_validates_between_epochs_ends_no_schedule():
+    rates = []
+    class Looks(Callback):
+        def after_epoch(self):
+            if not self.learn.lock.locked(): self.learn.validate()
+        def after_pred(self):
+            if self.training: rates.append(self.learn.model[1][1].p)
+    learn = fit(dropout_learner(cbs=[DropoutSchedule('late', .4, part=.5), Looks()]), 4)
+    n = len(rates)
+    assert rates==[0.]*(n//2) + [.4]*(n//2) and learn.model[1][1].p==.2
+
+def test_a_schedule_of_rate_0():
+    learn = fit(dropout_learner(cbs=[DropoutSchedule('late', 0.), See()]), 1)
+    assert set(learn.see.seen)=={0.} and learn.model[1][1].p==.2
+
+class Exports(Callback):
+    def after_epoch(self): self.learn.export('now.pkl')
+
+def test_a_schedule_exported_in_the_middle_of_a_fit_holds_no_layer(tmp_path):
+    fit(dropout_learner(cbs=[DropoutSchedule('early', .4), Exports()], path=tmp_path), 1)
+    loaded = load_learner(tmp_path/'now.pkl')
+    assert loaded.dropout_schedule._before is None and loaded.dropout_schedule.p==.4
+
+class Never(Callback):
+    def before_batch(self): raise AssertionError('a batch was taken')
+
 def test_schedule_that_leaves_the_range():
-    with pytest.raises(ValueError, match='from 0 to 1'): fit(dropout_learner(cbs=DropoutSchedule(lambda t: 2*t)), 1)
+    for how in (lambda t: 2*t, lambda t: -float(t >= .4), lambda t: 1.+float(t==1)):
+        with pytest.raises(ValueError, match='from 0 to 1'):
+            fit(dropout_learner(cbs=[DropoutSchedule(how), Never()]), 1)
     learn = dropout_learner(cbs=DropoutSchedule())
     set_dropout(learn, 0.)
     with pytest.raises(ValueError, match='has the rate 0'): fit(learn, 1)

@@ -280,8 +280,8 @@ def reg_path(self:Learner,
         for s in strengths:
             self.fit(epochs, lr, cbs=[cb, _Hold(_key(cb), s)])
             now = torch.cat([w.data.flatten().float().cpu() for w in ws]).clone()
-            loss,*values = self.validate()
             zeros,train_loss = float((now==0).float().mean()),float(self.recorder.values[-1][0])
+            loss,*values = self.validate()  # records itself in place of the training
             points.append(PathPoint(s, zeros, train_loss, float(loss), [float(v) for v in values], now))
         names = [m.name for m in self.metrics]
     res = RegPath(points)
