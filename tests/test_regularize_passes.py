@@ -16,7 +16,7 @@ from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner, load_learner
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
-from fastai.optimizer import Adam, OptimWrapper, SGD
+from fastai.optimizer import Adam, OptimWrapper, Optimizer, SGD, average_sqr_grad, ranger, rms_prop_step
 from fastai.torch_core import set_seed
 
 from fastai_ext.contract.compare import weights_of
@@ -548,7 +548,8 @@ class Everything(nn.Module):
 tokens = [(torch.randint(7,(8,5), generator=torch.Generator().manual_seed(i)), torch.arange(8)%3) for i in range(3)]
 optimizers = {'Adam': Adam, 'SGD': partial(SGD, mom=.9),
               'AdamW': partial(OptimWrapper, opt=torch.optim.AdamW),
-              'torch SGD': partial(OptimWrapper, opt=torch.optim.SGD)}
+              'torch SGD': partial(OptimWrapper, opt=torch.optim.SGD),
+              'decoupled': partial(OptimWrapper, opt=partial(torch.optim.Adam, decoupled_weight_decay=True))}
 
 def everything(*cbs, opt, **kwargs):
     return learner(*cbs, model=Everything(), batches=tokens, opt_func=optimizers[opt], **kwargs)
@@ -576,8 +577,63 @@ def test_the_report_is_what_happens(opt, right):
         assert r.decays==(left < 1)
         if right: assert r.decays==r.usual, r.name
     odd = {r.name.split('.')[0] for r in report if r.decays != r.usual}
-    unknown = {'lstm','gn','rms'} | ({'ln','bn','out'} if opt in ('AdamW','torch SGD') else set())
+    unknown = {'lstm','gn','rms'} | ({'ln','bn','out'} if opt in ('AdamW','torch SGD','decoupled') else set())
     if not right: assert odd==unknown
+
+def test_the_report_of_groups_with_rates_of_their_own():
+    learn = learner(NoGrad(), splitter=body_and_head, opt_func=Adam, wd=.5)
+    for p in learn.model.parameters(): p.data.fill_(1.)
+    fit(learn, 2, slice(.01, .2))
+    report = learn.decay_report()
+    for w,r in zip(weights(learn), report, strict=True):
+        assert w.data.mean()==pytest.approx((1-r.per_epoch)**2, rel=1e-4)
+    assert report[2].per_epoch > 10*report[0].per_epoch > 0
+
+def test_the_report_in_words():
+    report = lambda *args, **kw: learner(*args, **{'opt_func': Adam, 'wd': .1, **kw}).decay_report()
+    assert report(opt_func=ranger).title.startswith('Lookahead: decoupled decay; 2 of 4')
+    assert {r.wd for r in report(WeightDecay(.3))}=={.3}
+    assert {r.why for r in report(wd_bn_bias=True) if not r.usual}=={'bias: wd_bn_bias=True'}
+    part = report(splitter=lambda m: list(m[0].parameters()))
+    assert [(r.decays, r.why) for r in part][2:]==[(False, 'the optimizer does not have it')]*2
+    none = learner(opt_func=Adam, wd_bn_bias=True).decay_report(wd=0.)
+    assert 'not as meant' not in none.title and not any(r.decays for r in none)
+    assert learner(opt_func=Adam).decay_report(lr=2., wd=.5)[0].per_epoch==1.
+
+class Attends(nn.Module):
+    def __init__(self): super().__init__(); self.att,self.out = nn.MultiheadAttention(4, 2),nn.Linear(4,3)
+    def forward(self, x): return self.out(self.att(x, x, x)[0])
+
+@pytest.mark.parametrize('how', ['decoupled', 'coupled'])
+def test_a_block_of_a_weight_decays_alone(how):
+    "The queries, and nothing while they are frozen"
+    model = Attends()
+    model.att.in_proj_weight.data.fill_(1.)
+    make = lambda: learner(WeightDecay(.3, only=lambda w: w.block=='q', how=how), NoGrad(), model=model)
+    fit(make(), 1, .1)
+    q,k,v = model.att.in_proj_weight.detach().split(4)
+    assert torch.allclose(q, torch.tensor(1-.1*.3)) and (k==1).all() and (v==1).all()
+    learn = make()
+    class Freezes(Callback):
+        "After the backward pass: a gradient alone is no reason to decay"
+        def after_backward(self): model.att.in_proj_weight.requires_grad_(False)
+    fit(learn, 1, .1, cbs=Freezes())
+    assert torch.equal(model.att.in_proj_weight.detach(), torch.cat([q,k,v]))
+
+def test_vectors_that_are_asked_for_and_groups_without_decay():
+    learn = learner(WeightDecay(only='*.bias'), NoGrad(), splitter=body_and_head, batches=[data()])
+    for p in learn.model.parameters(): p.data.fill_(1.)
+    fit(learn, 1, .1, wd=[0.,.3])
+    w,b,v,c = (p.detach().mean().item() for p in learn.model.parameters())
+    assert (w,b,v)==(1.,1.,1.) and c==pytest.approx(1-.1*.3)
+
+def test_an_optimizer_that_knows_no_way_decays_decoupled():
+    def opt(params, lr, wd=0.):
+        return Optimizer(params, [average_sqr_grad, rms_prop_step], lr=lr, wd=wd, sqr_mom=.9, eps=1e-3)
+    learn = learner(WeightDecay(.3), NoGrad(), opt_func=opt)
+    learn.model[0].weight.data.fill_(1.)
+    fit(learn, 1, .1)
+    torch.testing.assert_close(learn.model[0].weight.detach(), torch.full((8,4), 1-.1*.3))
 
 def test_frozen_weights_that_go_on_decaying():
     def run(*cbs):

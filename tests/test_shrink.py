@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
+import fastai_ext.regularize.prune as prune_module
 from fastai_ext.regularize.prune import shrink_model
 from fastai_ext.regularize.chains import chains
 from fastai_ext.regularize.units import oriented, zero_columns, zero_rows as zero_rows_of
@@ -209,6 +210,76 @@ def test_wrong_answers_are_never_committed():
     with pytest.warns(UserWarning, match='the outputs would differ by'): res = shrink_model(net, torch.randn(3, 4))
     assert not res.done and net.a.out_features==6
 
+class Remembers(nn.Module):
+    "Knows its width too, but shows it only on other inputs than those it remembers"
+    def __init__(self, x): super().__init__(); self.a,self.b,self.x = nn.Linear(4, 6),nn.Linear(6, 2),x
+    def forward(self, x): return self.b(self.a(x).relu()) + (x-self.x).abs().sum().clamp(max=1)*self.a.out_features
+
+def test_outputs_are_compared_on_noise_too_and_as_closely_as_asked():
+    x = torch.randn(3, 4)
+    net = Remembers(x).eval()
+    net.a.weight.data[:3] = 0
+    with pytest.warns(UserWarning, match='the outputs would differ by'): assert not shrink_model(net, x).done
+    assert shrink_model(net, x, tol=10.).done and net.a.out_features==3
+
+def test_outputs_that_are_no_numbers_or_have_names():
+    "Where nothing can be compared, nothing is removed"
+    class Named(nn.Module):
+        def __init__(self, end): super().__init__(); self.a,self.b,self.end = nn.Linear(4, 6),nn.Linear(6, 2),end
+        def forward(self, x): return {'out': (self.end(self.b(self.a(x).relu())),)}
+    for end,done in ((torch.tanh, True), (lambda t: torch.log(-t.abs()), False)):
+        net = Named(end).eval()
+        net.a.weight.data[:3] = 0
+        with warnings.catch_warnings(record=True): assert shrink_model(net, torch.randn(3, 4)).done==done
+        assert net.a.out_features==(3 if done else 6)
+
+class Adds(nn.Module):
+    "A sum of two convolutions"
+    def __init__(self):
+        super().__init__()
+        self.a,self.b,self.c = nn.Conv2d(1, 6, 3, padding=1),nn.Conv2d(6, 6, 3, padding=1),nn.Conv2d(6, 2, 1)
+    def forward(self, x):
+        x = self.a(x).relu()
+        return self.c((x + self.b(x)).relu())
+
+def added():
+    net = Adds().eval()
+    for p in (*net.a.parameters(), *net.b.parameters()): p.data[:2] = 0
+    return net
+
+def test_sums_and_what_is_frozen_stays_frozen():
+    net,x = added(),torch.randn(2, 1, 8, 8)
+    net.a.requires_grad_(False)
+    net.c.bias.requires_grad_(False)
+    assert [r.left for r in check(net, x)]==[4, 4, 2]
+    trains = {n for n,p in net.named_parameters() if p.requires_grad}
+    assert trains=={'b.weight', 'b.bias', 'c.weight'}
+
+def test_without_torch_pruning_and_where_it_fails(monkeypatch):
+    "What chains alone can do is done, and the table says why the rest stays"
+    def fails(*args): raise RuntimeError('made for the test')
+    x = torch.randn(2, 1, 8, 8)
+    for name,value,words in (('find_spec', lambda name: None, 'pip install "fastai_ext[prune]"'),
+                             ('coupled', fails, 'torch-pruning cannot follow it (RuntimeError)')):
+        with monkeypatch.context() as m:
+            m.setattr(prune_module, name, value)
+            res = shrink_model(added(), x)
+        assert not res.done and words in res[0].note and '2 zero rows stay' in res[0].note
+
+def test_a_model_that_cannot_be_copied():
+    class Single(nn.Linear):
+        def __deepcopy__(self, memo): raise TypeError('made for the test')
+    net = nn.Sequential(Single(4, 2))
+    with pytest.raises(ValueError, match='cannot be copied'): shrink_model(net, torch.randn(3, 4))
+
+def test_layers_that_compute_in_their_own_way_stay():
+    class Own(nn.Linear):
+        def forward(self, x): return super().forward(x) + 1
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), Own(5, 4), nn.ReLU(), nn.Linear(4, 2))
+    for i in (0,2,4): net[i].weight.data[:2] = 0
+    res = check(net.eval(), torch.randn(3, 4))
+    assert [r.left for r in res]==[4, 5, 4, 2]
+
 def test_skip_and_bad_input():
     net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2)).eval()
     net[0].weight.data[:3] = 0; net[2].weight.data[:2] = 0
@@ -246,6 +317,8 @@ def test_learner_trains_on(opt_func):
         learn.unfreeze()
         learn.fit_one_cycle(1, 1e-2)
         assert not torch.equal(frozen, net[0].weight)
+        learn.freeze()
+        assert net[1].weight.requires_grad  # as before
 
 def test_not_in_the_middle_of_a_fit():
     "Averages, anchors and checkpoints of a running fit hold the weights as they are"
@@ -416,6 +489,15 @@ old_norm = nn.utils.weight_norm if hasattr(nn.utils, 'weight_norm') else weight_
     (Flat, torch.randn(2, 3, 4), 'a', 'its units are flattened together with positions'),
     (lambda: nn.Sequential(Gauge(4, 6), nn.Linear(6, 2)), row, '0', '0 has weights of its own kind'),
     (lambda: nn.Sequential(old_norm(nn.Linear(4, 6)), nn.Linear(6, 2)), row, '0', '0 is parametrized'),
+    (lambda: nn.Sequential(nn.Conv2d(1, 6, 3), nn.Flatten(2), nn.Conv1d(6, 2, 1)), picture, '0', 'Flatten 1 follows'),
+    (lambda: nn.Sequential(nn.Conv2d(1, 6, 3), nn.Conv2d(6, 2, 1)), picture[0], '0', '0 runs without a batch'),
+    (lambda: nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(5), nn.Linear(6, 2)), torch.randn(3, 5, 4), '0',
+     'BatchNorm1d 1 follows'),
+    (lambda: nn.Sequential(nn.Linear(4, 6), nn.MaxPool1d(1), nn.Linear(6, 2)), torch.randn(3, 5, 4), '0',
+     'MaxPool1d 1 follows'),
+    (lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 8, 3, groups=4), nn.Conv2d(8, 2, 1)), picture, '0',
+     'Conv2d 1 follows'),
+    (Adds, picture, 'a', 'add follows'),
     (lambda: nn.Sequential(nn.Conv2d(2, 6, 3, groups=2), nn.Conv2d(6, 2, 1)), torch.randn(2, 2, 9, 9), '0',
      '0 is grouped')], ids=lambda o: o if isinstance(o, str) else '')
 def test_why_a_layer_is_left_alone(make, x, name, why):

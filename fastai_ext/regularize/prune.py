@@ -18,7 +18,6 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrize import is_parametrized
 
 from ..keep.batch import check_batch, check_ready, forward, train_batch
@@ -149,7 +148,7 @@ def _report(net, trial):
     "The table: every layer with units"
     rows = []
     for (name,old),new in zip(net.named_modules(), trial.net.modules(), strict=True):
-        if not isinstance(old, (nn.Linear, _ConvNd)) or isinstance(old.weight, UninitializedParameter): continue
+        if not isinstance(old, (nn.Linear, _ConvNd)): continue
         units,left = len(oriented(old)),len(oriented(new))
         zeros = 0 if is_parametrized(new) else int(zero_rows(new).sum())
         why = trial.left.get(name)
