@@ -1,4 +1,5 @@
 "EMA and SWA against torch's AveragedModel; killed and resumed, interrupted, swapped, saved and exported"
+import warnings
 from functools import partial
 
 import pytest, torch
@@ -8,7 +9,7 @@ from fastai.callback.core import Callback, CancelFitException, CancelStepExcepti
 from fastai.callback.tracker import SaveModelCallback
 from fastai.callback.training import GradientAccumulation
 from fastai.data.core import DataLoaders
-from fastai.learner import Learner, load_learner
+from fastai.learner import Learner, SkipToEpoch, load_learner
 from fastai.losses import MSELossFlat
 from fastai.optimizer import Adam, OptimWrapper, SGD
 from fastai.torch_core import set_seed
@@ -16,6 +17,7 @@ from fastai.torch_core import set_seed
 from fastai_ext.contract.compare import weights_of
 from fastai_ext.contract.harness import contract_learner, fit as fit_
 from fastai_ext.contract.steps import CPUMixedPrecision, Overflow
+from fastai_ext.keep.checkpoint import in_fit
 from fastai_ext.regularize.average import Averages, EMA, SWA
 from fastai_ext.regularize.constraint import MaxNorm
 
@@ -147,6 +149,52 @@ def test_resuming_without_an_average_says_so(tmp_path):
     wider.model.append(torch.nn.Linear(3, 3))
     wider.load('model_0', strict=False)
     with pytest.warns(UserWarning, match='holds averages of another model'): fit(wider, 2, start_epoch=1)
+
+def test_what_a_file_holds_is_taken_once_and_only_from_the_last_file(tmp_path):
+    fit(learner(EMA(), SaveModelCallback(every_epoch=True), path=tmp_path), 1)
+    fit(learner(path=tmp_path), 1).save('plain')
+    learn = learner(EMA(), path=tmp_path).load('model_0')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        fit(learn, 1, cbs=SkipToEpoch(0))  # skips nothing: a fit of its own
+    with pytest.warns(UserWarning, match='no average'): fit(learn, 2, start_epoch=1)
+    learn = learner(EMA(), path=tmp_path).load('model_0').load('plain')
+    with pytest.warns(UserWarning, match='no average'): fit(learn, 2, start_epoch=1)
+
+def test_a_model_in_a_wrapper_goes_on_too(tmp_path):
+    def make(*cbs):
+        learn = learner(EMA(), *cbs, path=tmp_path)
+        learn.model,learn.splitter = torch.nn.DataParallel(learn.model),lambda m: learn_splitter(m.module)
+        return learn
+    learn_splitter = learner(path=tmp_path).splitter
+    fit(make(SaveModelCallback(every_epoch=True)), 1)
+    learn = make().load('model_0')
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', '.*averaging starts anew')
+        fit(learn, 2, start_epoch=1)
+
+def test_saving_and_loading_leave_nothing_in_the_model(tmp_path, monkeypatch):
+    "Nor does a device get lost on the way to fastai's `load`"
+    class Saves(Callback):
+        def after_epoch(self):
+            self.learn.save('now')
+            self.there = 'fastai_ext.callbacks' in str(self.learn.model.state_dict()._metadata)
+    learn = fit(learner(EMA(), Saves(), path=tmp_path), 1)
+    assert not learn.saves.there and len(learn.load('now').model._load_state_dict_pre_hooks)==0
+    devices = []
+    monkeypatch.setattr(Learner, '_orig_load', lambda self, file, device=None, **kwargs: devices.append(device))
+    learn.load('now', device='cpu')
+    assert devices==['cpu']
+
+def test_whose_fit_it_is(tmp_path):
+    other,seen = learner(path=tmp_path),[]
+    class Asks(Callback):
+        def after_pred(self): seen.append((in_fit(self.learn), in_fit(other)))
+    learn = fit(learner(Asks(), path=tmp_path), 1)
+    assert set(seen)=={(True,False)}
+    seen.clear()
+    with learn.no_bar(): learn.validate()
+    assert set(seen)=={(False,False)}
 
 def test_a_checkpoint_is_the_average_for_everybody_else(tmp_path):
     learn = fit(learner(EMA(.9), SaveModelCallback(every_epoch=True), path=tmp_path), 2)

@@ -479,6 +479,29 @@ def test_columns_of_a_single_input(opt):
         want = prox_group(flat(b.model[i].weight).double(), .3*t)
         torch.testing.assert_close(flat(a.model[i].weight).double(), want, atol=1e-6, rtol=1e-4)
 
+def test_names_that_are_taken():
+    "By the optimizer, of torch too, by another regularizer's label or by one of its strengths"
+    for name,opt in (('mom', Adam), ('sqr_mom', torch_adam), ('amsgrad', torch_adam), ('weight_decay', torch_sgd)):
+        with pytest.raises(ValueError, match='a hyper-parameter of the optimizer'):
+            fit(learner(L1(.1, label=name), Never(), opt_func=opt), 1)
+    for label in ('params','lr','wd'):
+        with pytest.raises(ValueError, match='a hyper-parameter of the optimizer'): L1(.1, label=label)
+    with pytest.raises(ValueError, match='single underscores'): L1(.1, label='a__b')
+    for label,other in (('x', ElasticNet(.1, .1, label='x')), ('elasticnet_l1', ElasticNet(.1, .1))):
+        with pytest.raises(ValueError, match='another label'): fit(learner(L1(.1, label=label), other, Never()), 1)
+
+def test_strengths_after_the_fit_are_those_of_its_end():
+    cb = L1(SchedLin(.3, .1))
+    learn = fit(learner(cb, n=4), 1, .01)
+    assert cb.strengths()==[{'l1': pytest.approx(.15)}]  # in the last of four steps
+    assert all('l1' not in h for h in learn.opt.hypers)
+    wrapped = fit(learner(L1(.1), opt_func=torch_adam), 1, .01).opt
+    assert 'l1' not in wrapped.fwd_map and 'l1' not in wrapped.bwd_map
+
+def test_one_strength_in_a_list_is_for_all_groups():
+    a,b = (weights(fit(learner(L1(s), splitter=two), 1, .1)) for s in ([.3], .3))
+    assert all(map(torch.equal, a, b))
+
 def test_numbers_of_numpy():
     a,b = (weights(fit(learner(L1(s)), 1, .1)) for s in (np.float32(.25), .25))
     assert all(torch.equal(p, q) for p,q in zip(a, b, strict=True))

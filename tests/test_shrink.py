@@ -104,6 +104,23 @@ def test_units_that_nothing_reads_go_too():
     res = check(net, torch.randn(5, 3))
     assert [(r.units, r.left) for r in res]==[(8,2), (4,1), (2,2)]
 
+@pytest.mark.parametrize('kwargs,left', [(dict(padding=1, padding_mode='reflect'), 3), (dict(padding='valid'), 3),
+                                         (dict(padding=1), 4), (dict(padding='same'), 4), (dict(bias=False), 4)])
+def test_constants_go_into_the_bias_where_every_position_sees_them(kwargs, left):
+    "Past a border of zeros, or without a bias, one unit stays to carry them"
+    net = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 3, **kwargs)).eval()
+    net[0].weight.data[:3] = 0
+    net[0].bias.data[:3] = torch.tensor([1.,2.,3.])
+    res = check(net, torch.randn(2, 1, 8, 8))
+    assert res[0].left==left and (left==3 or 'carries what the removed ones put out' in res[0].note)
+
+def test_a_unit_of_which_only_constants_are_read_goes():
+    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten(), nn.BatchNorm1d(12), nn.Linear(12, 2)).eval()
+    net[2].weight.data[:2] = 0     # two of the four columns of the first filter are constant
+    nn.init.normal_(net[2].bias)
+    net[3].weight.data[:,2:4] = 0  # the others are not read
+    assert check(net, torch.randn(5, 1, 4, 4))[0].left==2
+
 def test_all_units_dead_leaves_one():
     net = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)).eval()
     net[0].weight.data.zero_()
