@@ -35,7 +35,7 @@ def _rank(m):
     "How many dimensions a pooling layer pools; 0 for another layer"
     name = type(m).__name__
     if isinstance(m, _concat_pools): return int(name[-2])
-    if type(m).__module__ != 'torch.nn.modules.pooling' or 'Unpool' in name: return 0
+    if type(m).__module__ != 'torch.nn.modules.pooling': return 0
     return int(name[-2]) if name.endswith(('Pool1d','Pool2d','Pool3d')) else 0
 
 def _is_elementwise(m):
