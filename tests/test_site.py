@@ -1,5 +1,5 @@
 "The site builds without a warning, and stands in a browser as it lies on the disk: search, console, width, requests"
-import filecmp, os, re, shutil, subprocess, sys
+import filecmp, json, os, re, shutil, subprocess, sys
 
 import pytest, yaml
 from filelock import FileLock
@@ -126,6 +126,13 @@ def test_every_picture_says_what_is_seen(site):
             says = alt and len(alt[1].split()) >= 6
             if not says and p != 'py-modindex.html': silent.setdefault(p, []).append(img[:150])
     assert silent == {}
+
+def test_every_figure_of_a_page_has_words_of_its_own():
+    "Written for it, not taken from the sentence before it"
+    silent = [(str(f),i) for f in notebooks() for i,c in enumerate(json.loads(f.read_text(encoding='utf-8'))['cells'])
+              if any('image/png' in o.get('data', {}) for o in c.get('outputs', ()))
+              and not re.search(r'^#\| fig-(alt|cap):.{40}', ''.join(c['source']), re.M)]
+    assert silent == []
 
 def test_cheat_sheet_and_gallery_are_made_of_the_pages(site):
     sheet,gallery = ((site/f'guide/{p}.html').read_text(encoding='utf-8') for p in ('settings','gallery'))

@@ -118,6 +118,10 @@ def on_white(png):
     w,h = im.size
     return all(a == 0 or min(r,g,b) > 250 for r,g,b,a in (im.getpixel(o) for o in ((0,0), (w-1,0), (0,h-1), (w-1,h-1))))
 
+def has_small_words(png):
+    "Whether the words in a plot would be too small to read on a phone, because it is wide"
+    return bool(png) and Image.open(BytesIO(b64decode(''.join(png)))).width >= 850
+
 def lighter(out):
     "The output `out` with a picture of over 200 kB as JPEG, where that halves it: photographs, not plots"
     png = out.get('data', {}).get('image/png')
@@ -143,8 +147,9 @@ def code(c, md, where):
     if opts.get('code-fold') == 'true': tags.append('hide-input')
     outs = outputs(c.get('outputs', []), where)
     alt = html.escape((opts.get('fig-alt') or opts.get('fig-cap') or f'{md.section}: {md.said}').strip('"'))
-    image = {'alt':alt, 'classes':'paper' if any(on_white(o.get('data', {}).get('image/png')) for o in outs)
-             else 'photo'}
+    pngs = [o.get('data', {}).get('image/png') for o in outs]
+    kind = 'paper' if any(map(on_white, pngs)) else 'photo'
+    image = {'alt':alt, 'classes':f'{kind} wide' if kind == 'paper' and any(map(has_small_words, pngs)) else kind}
     if w := next((m['width'] for o in outs for k,m in o.get('metadata', {}).items() if k == 'image/png'
                   and 'width' in m), None):
         image['width'] = f'{w}px'
