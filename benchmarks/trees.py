@@ -1,6 +1,7 @@
 """Each engine against the same engine used well by hand, an ensemble against its best member, and what it costs.
 
     python benchmarks/trees.py --data FOLDER --out results.jsonl [--seeds 3] [--rows 6000] [--only adult] [--what costs]
+    python benchmarks/trees.py --data FOLDER --what networks --rows 10000       networks alone; needs `pip install tabm`
 
 FOLDER holds `adult.data` (UCI Adult, no header), `bike_hour.csv` (UCI Bike Sharing), `penguins.csv` (Palmer penguins)
 and `nyc_weather.csv` (hourly weather of New York); a table that is not there is left out. Rows are split 70/15/15 at
@@ -20,7 +21,8 @@ warnings.filterwarnings('ignore')
 from sklearn.metrics import log_loss, mean_squared_error
 from fastai_ext.tabular.auto import fit_tabular
 from fastai_ext.tabular.dls import tabular_dls
-from fastai_ext.tabular.target import tensors
+from fastai_ext.tabular.rows import rows_dl
+from fastai_ext.tabular.target import kind_of_target, n_outputs, tensors
 from fastai_ext.tabular.trees import tree_learner
 
 ADULT = ('age workclass fnlwgt education education-num marital-status occupation relationship race sex capital-gain '
@@ -139,6 +141,62 @@ def together(args, make, seed, _):
         res['errors'] = wrong | dict(ensemble=float((mixed != yb[0].numpy().ravel()).mean()))
     return res
 
+def alone(args, make, seed, name):
+    "The score of one network, the processor's seconds of its fit"
+    import torch
+    from fastai.torch_core import set_seed
+    from fastai_ext.tabular.network import network_for
+    df,held,test,y = split(make, args.data, seed, args.rows)
+    dls = tabular_dls(df, y, valid=held, seed=seed)
+    set_seed(seed)
+    used = time.process_time()
+    if name=='fastai': learn = fastai_default(dls)
+    elif name=='tabm': learn = tabm(dls)
+    else: learn = network_for(dls, bins=48 if name=='pieces' else 0)
+    used = time.process_time()-used
+    (c,x),(t,) = tensors(rows_dl(dls, test).dataset, kind_of_target(dls.train_ds)=='class')
+    with torch.no_grad(): out = learn.model.eval()(c, x)
+    p = out.double().softmax(-1) if kind_of_target(dls.train_ds)=='class' else out.double()
+    return dict(score=score(p.numpy(), t.numpy().ravel()), cpu=used)
+
+def fastai_default(dls):
+    "`tabular_learner` as it comes, as many epochs as `network_for`"
+    from fastai.tabular.all import tabular_learner
+    learn = tabular_learner(dls)
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(20 if kind_of_target(dls.train_ds)=='value' else 5)
+    return learn
+
+def tabm(dls, k=8, width=256, bins=48):
+    "TabM of 8 networks, its numbers in pieces too, with the batches, the epochs and the rate of `network_for`"
+    from torch import nn
+    from fastai.tabular.model import get_emb_sz
+    from rtdl_num_embeddings import PiecewiseLinearEmbeddings, compute_bins
+    from tabm import TabM
+    from fastai_ext.tabular import network
+    (c,x),(t,) = tensors(dls.train_ds, is_class := kind_of_target(dls.train_ds)=='class')
+    mean,std = (0.,1.) if is_class else (t.mean().item(),t.std().item())
+    class Model(nn.Module):
+        def __init__(self, *_, **__):
+            super().__init__()
+            pieces = PiecewiseLinearEmbeddings(compute_bins(x, bins), 8, activation=False, version='B')
+            self.net = TabM.make(n_num_features=x.shape[1], cat_cardinalities=[n for n,_ in get_emb_sz(dls.train_ds)],
+                                 num_embeddings=pieces, d_out=n_outputs(dls), k=k, n_blocks=2, d_block=width)
+        def forward(self, c, x):
+            out = self.net(x, c if c.shape[1] else None)
+            if self.training: return out
+            return out.softmax(-1).mean(1).log() if is_class else out.mean(1)*std+mean
+    class Loss:
+        def __call__(self, p, y):
+            if p.ndim==2: p = p[:,None] if is_class else (p[:,None]-mean)/std
+            y = y.view(-1, 1).expand(p.shape[:2])
+            if is_class: return nn.functional.cross_entropy(p.flatten(0, 1), y.flatten().long())
+            return ((p[...,0]-(y-mean)/std)**2).mean()
+    class Learner(network.Learner):
+        def __init__(self, dls, model, loss_func): super().__init__(dls, Model(), loss_func=Loss())
+    kept,network.Learner = network.Learner,Learner
+    try: return network.network_for(dls)
+    finally: network.Learner = kept
+
 def median(f, n=7):
     f()
     times = []
@@ -174,6 +232,8 @@ def jobs(args):
         for seed in range(args.seeds):
             if 'engines' in args.what: yield from ((name, 'engines', e, seed) for e in args.engines)
             if 'ensemble' in args.what: yield name, 'ensemble', '', seed
+        if 'networks' in args.what:
+            yield from ((name, 'networks', e, s) for s in range(args.seeds) for e in ('fastai','plain','pieces','tabm'))
         if 'costs' in args.what: yield from ((name, 'costs', e, 0) for e in args.engines if e != 'extra')
 
 def show(lines):
@@ -186,7 +246,7 @@ def show(lines):
             print('seconds', group.result.map(lambda o: round(o['seconds'])).tolist())
         else:
             each = pd.DataFrame(list(group.result), index=group.engine)
-            print(each.groupby(level=0, sort=False).mean().round(4).to_string())
+            print(each.groupby(level=0, sort=False).agg(['mean','std']).round(4).to_string())
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -204,7 +264,7 @@ def main():
     args = p.parse_args()
     lines = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
     done = {(o['table'], o['what'], o['engine'], o['seed'], o['rows']) for o in lines}
-    run = dict(engines=engine, ensemble=together, costs=cost)
+    run = dict(engines=engine, ensemble=together, networks=alone, costs=cost)
     for table,what,name,seed in jobs(args):
         if (table, what, name, seed, args.rows) in done: continue
         result = run[what](args, tables[table][1], seed, name)

@@ -59,6 +59,7 @@ from .tabular.weights import *
 from .tabular.members import *
 from .tabular.ensemble import *
 from .tabular.network import *
+from .tabular.pieces import *
 from .tabular.auto import *
 from .tabular.explain import *
 from .tabular.effects import *

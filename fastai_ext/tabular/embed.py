@@ -14,6 +14,7 @@ from fastai.tabular.model import TabularModel
 from .archive import inner
 from .engine import Engine, Task
 from .network import ScaledOutputs
+from .pieces import InPieces
 from .several import Composite, Several, fit_engine
 from .steps import encoder_of
 from .target import class_names, kind_of_target
@@ -61,7 +62,8 @@ def embed_features(
     """The `Embeddings` that the network has learned, to be called with a frame, or for `tree_learner(dls, …,
     embed=…)`. Guo and Berkhahn, *Entity Embeddings of Categorical Variables*, 2016. Raises `TypeError` for what is no
     `TabularModel`, `ValueError` for a network without categories."""
-    model = learn.model.model if isinstance(learn.model, ScaledOutputs) else learn.model
+    model = learn.model
+    while isinstance(model, (ScaledOutputs, InPieces)): model = model.model
     if not isinstance(model, TabularModel):
         raise TypeError(f"embed_features: {type(model).__name__} is no TabularModel; give a fitted tabular_learner")
     if not len(model.embeds):

@@ -10,11 +10,15 @@ import numpy as np
 import torch
 from torch import nn
 import fastai.callback.schedule  # noqa: F401  adds fit_one_cycle
+from fastai.callback.core import Callback
 from fastai.layers import LinBnDrop, SigmoidRange
-from fastai.learner import Learner
+from fastai.learner import Learner, Recorder
+from fastai.losses import BCEWithLogitsLossFlat
+from fastai.tabular.data import TabularDataLoaders
 from fastai.tabular.learner import tabular_config
 from fastai.tabular.model import TabularModel, get_emb_sz
 from .archive import inner
+from .pieces import InPieces, PiecewiseLinear, piece_edges
 from .target import kind_of_target, loss_for, n_outputs
 
 # %% ../../nbs/tabular/network.ipynb #fbaceb9d
@@ -54,34 +58,65 @@ class _ScaledMSE:
     def activation(self, x): return x
     def decodes(self, x): return x
 
+class _KeepBest(Callback):
+    "The weights of the epoch whose validation loss is least; without validation rows those of the last"
+    order = Recorder.order+10
+    def before_fit(self): self.best,self.kept = np.inf,None
+
+    def after_epoch(self):
+        if not len(self.dls.valid_ds): return
+        loss = self.recorder.values[-1][self.recorder.metric_names.index('valid_loss')-1]
+        if loss < self.best: self.best,self.kept = loss,{k: v.clone() for k,v in self.model.state_dict().items()}
+
+    def after_fit(self):
+        if self.kept is not None: self.model.load_state_dict(self.kept)
+
 # %% ../../nbs/tabular/network.ipynb #4f5d6f96
 def network_for(
     dls,             # `TabularDataLoaders`
-    n_epoch:int=None,# Epochs, >= 1; None: about 1,000 steps, between 5 and 20 epochs
+    n_epoch:int=None,# Epochs, >= 1; None: 5 for classes and labels, 20 for values, of millions of rows fewer
     lr:float=5e-3,   # Highest learning rate, > 0
     layers=(256,128),# Sizes of the hidden layers
     ps:float=.1,     # Dropout, in [0,1)
+    bins:int=48,     # Pieces of each number, see `PiecewiseLinear`; 0: numbers as they are, as in fastai
+    bs:int=None,     # Rows in a batch, >= 1; None: a sixty-fourth of the rows, between 32 and 256
 ):
-    "A fitted fastai network, its outputs in the units of the target: the member of `fit_tabular`"
+    """A fitted network, its outputs in the units of the target: the member of `fit_tabular`. fastai's `TabularModel` on
+    numbers in pieces; the epoch that is best on the validation rows is kept"""
+    if bins < 0: raise ValueError(f"network_for: bins={bins}; give 1 or more, or 0 for numbers as they are")
     to,kind = dls.train_ds,kind_of_target(dls.train_ds)
-    config = tabular_config(ps=[ps]*len(layers), embed_p=ps/2)
-    model,loss = TabularModel(get_emb_sz(to), len(to.cont_names), n_outputs(dls), list(layers), **config),None
+    wide = bins > 0 and len(to.cont_names) > 0
+    pieces = PiecewiseLinear(piece_edges(to.conts.to_numpy('float64'), bins)) if wide else None
+    config = tabular_config(ps=[ps]*len(layers), embed_p=ps/2, use_bn=not wide, bn_cont=not wide)
+    n_cont = len(to.cont_names)*(pieces.line.shape[1] if wide else 1)
+    model,loss = TabularModel(get_emb_sz(to), n_cont, n_outputs(dls), list(layers), **config),None
+    if wide:
+        for e in model.embeds: nn.init.normal_(e.weight, std=e.embedding_dim**-.5)  # as strong as the numbers
+        model = InPieces(pieces, model)
     if kind=='value':
         y = to.items[list(to.y_names)].to_numpy('float64')
         model = ScaledOutputs(model, y.mean(0), y.std(0)+1e-12)
         loss = _ScaledMSE(float(model.std.pow(2).mean()))
-    learn = Learner(dls, model, loss_func=loss)
-    steps = max(1, len(to)//dls.train.bs)
-    n_epoch = n_epoch or int(np.clip(1000//steps, 5, 20))
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(n_epoch, lr, wd=.01)
+    bs = bs or int(np.clip(len(to)//64, 32, 256))
+    learn = Learner(_in_batches(dls, bs), model, loss_func=loss)
+    if n_epoch is None: n_epoch = int(np.clip(4000*bs//len(to), 5, 20)) if kind=='value' else 5
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(n_epoch, lr, wd=.01, cbs=_KeepBest())
+    learn.dls = dls
     return learn
+
+def _in_batches(dls, bs):
+    "`dls` whose training batches have `bs` rows"
+    wgts = getattr(dls.train, 'wgts', None)
+    train = dls.train.new(dls.train_ds, bs=bs, **({} if wgts is None else dict(wgts=wgts)))
+    return TabularDataLoaders(train, dls.valid, path=dls.path, device=dls.device)
 
 # %% ../../nbs/tabular/network.ipynb #c17e0873
 def network_shape(
-    model:nn.Module, # A `TabularModel`, or one in `ScaledOutputs`
+    model:nn.Module, # A `TabularModel`, or one in `ScaledOutputs` or `InPieces`
 ):
     "The arguments that make `model` again; raises `ValueError` where no arguments do"
     if type(model).__name__=='ScaledOutputs': return dict(network_shape(model.model), scaled=True)
+    if type(model) is InPieces: return dict(network_shape(model.model), pieces=list(model.pieces.weight.shape))
     pickled = "cannot be written without pickle; export('model.pkl') writes fastai's pickle instead"
     if type(model) is not TabularModel: raise ValueError(f"export: a network of type {type(model).__name__} {pickled}")
     blocks = [m for m in model.layers if isinstance(m, LinBnDrop)]
@@ -104,8 +139,11 @@ def network_from(
     shape:dict, # What `network_shape` gave
 ):
     "A network of that shape, its weights random"
-    args = {k:v for k,v in shape.items() if k != 'scaled'}
+    args = {k:v for k,v in shape.items() if k not in ('scaled','pieces')}
     model = TabularModel(**args)
+    if shape.get('pieces'):
+        n,m,d = shape['pieces']
+        model = InPieces(PiecewiseLinear([range(m+1)]*n, d), model)
     if not shape.get('scaled'): return model
     return ScaledOutputs(model, torch.zeros(args['out_sz']), torch.ones(args['out_sz']))
 
@@ -132,4 +170,4 @@ def network_from_state(
         net.load_state_dict({k: torch.from_numpy(np.array(v)) for k,v in inner(blobs, i).items()})
         nets.append(net.eval())
     model = nets[0] if meta['nets'] is None else Nets(nets, meta['nets'])
-    return Learner(dls, model, loss_func=loss_for(kind))
+    return Learner(dls, model, loss_func=BCEWithLogitsLossFlat() if kind=='label' else loss_for(kind))
