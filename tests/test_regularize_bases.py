@@ -16,6 +16,7 @@ from fastai.losses import CrossEntropyLossFlat, MSELossFlat
 from fastai.optimizer import (Adam, Lamb, Larc, OptimWrapper, Optimizer, QHAdam, RAdam, RMSProp, SGD, average_grad,
                               momentum_step, ranger)
 from fastai.torch_core import set_seed
+from fastcore.foundation import L
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
@@ -594,6 +595,111 @@ def test_an_embedding_with_sparse_gradients_keeps_its_error(opt):
     o = opt(list(emb.parameters()), .1)
     with pytest.raises(Exception) as e: o.step()
     with pytest.raises(type(e.value)): Adam(list(emb.parameters()), .1).step()
+
+def _lain_otherwise(kind):
+    "A parameter of 13x7, or like a convolution's, and how its gradient lies in memory"
+    t = torch.randn(13, 7)
+    if kind=='gradient transposed': return t, lambda g: g.t().contiguous().t()
+    if kind=='weight transposed': return torch.randn(7, 13).t(), lambda g: g
+    if kind=='both transposed': return torch.randn(7, 13).t(), lambda g: g.t().contiguous().t()
+    if kind=='part': return torch.randn(13, 14)[:,:7], lambda g: g
+    last = torch.channels_last
+    w = torch.randn(13, 7, 3, 2)
+    if kind=='weight channels_last': return w.to(memory_format=last), lambda g: g
+    return w if kind=='gradient channels_last' else w.to(memory_format=last), lambda g: g.to(memory_format=last)
+
+@pytest.mark.parametrize('kind', ['gradient transposed', 'weight transposed', 'both transposed', 'part',
+                                  'gradient channels_last', 'weight channels_last', 'both channels_last'])
+@pytest.mark.parametrize('joins', [False, True])
+def test_the_fused_adam_is_adam_wherever_numbers_lie(kind, joins, monkeypatch):
+    "Its kernel takes the order of memory for granted"
+    monkeypatch.setattr(steps, '_piece', 16)
+    def _stepped(opt):
+        set_seed(0)
+        t,lay = _lain_otherwise(kind)
+        p = nn.Parameter(t)
+        o = opt([p], lr=.01, wd=.1)
+        for _ in range(3):
+            p.grad = lay(torch.randn(p.shape))
+            after = join(o) if joins else None
+            if after is not None: after[id(p)] = [lambda w,step: w.sub_(.01*steps.known(step))]
+            o.step()
+        return p.detach()
+    torch.testing.assert_close(_stepped(FusedAdam), _stepped(Adam), atol=1e-6, rtol=1e-5)
+
+def test_half_precision_is_stepped_to_the_bit(monkeypatch):
+    "torch rounds the end of a piece otherwise than its inside"
+    monkeypatch.setattr(steps, '_piece', 512)
+    def _stepped(rows):
+        set_seed(0)
+        p = nn.Parameter(torch.randn(300, 71).half())
+        o = SGD([p], lr=.01)
+        if rows: join(o)
+        for _ in range(3):
+            p.grad = torch.randn(300, 71).half()
+            o.step()
+        return p.detach()
+    assert torch.equal(_stepped(True), _stepped(False))
+
+@pytest.mark.parametrize('dtype,tol', [(torch.float16,1e-3), (torch.bfloat16,8e-3)])
+@pytest.mark.parametrize('apply', [lambda w,s: prox_elastic_net_(w, s, 1e-2, 1e-2),
+                                   lambda w,s: prox_group_(w, s, 1e-2)])
+def test_half_precision_holds_the_proximal_step(apply, dtype, tol):
+    "A weight times Adam's denominator is none of its numbers, nor is a weight divided by it"
+    w,square = torch.randn(20, 30)/10,1e-9*torch.rand(20, 30)
+    got,want = w.to(dtype),w.to(dtype).double()
+    apply(got, steps.Adaptive(square.to(dtype), 1e-5, 1e-5))
+    apply(want, steps.Adaptive(square.to(dtype).double(), 1e-5, 1e-5))
+    torch.testing.assert_close(got.double(), want, atol=tol/10, rtol=tol)
+
+@pytest.mark.parametrize('label', ['w', 'todo', 'now'])
+def test_a_label_is_not_mistaken_for_an_argument(label):
+    a,b = (weights(fit(learner(L1(.1, **how), opt_func=Adam), 1, .05)) for how in ({}, dict(label=label)))
+    assert all(map(torch.equal, a, b))
+
+@pytest.mark.parametrize('opt', [Adam, momentum, FusedAdam])
+def test_ctrl_c_leaves_nothing_to_be_done(opt):
+    "What was to be done inside the step that never came is not done in the next fit, which has no regularizer"
+    class CtrlC(Callback):
+        order = 90
+        def before_step(self): raise KeyboardInterrupt
+    learn = learner(opt_func=opt)
+    with pytest.raises(KeyboardInterrupt): fit(learn, 1, .05, cbs=[L1(1e3), CtrlC()])
+    assert type(learn.opt) is not RowOptimizer and not joined(learn.opt) and not hasattr(learn.opt, 'gain_due')
+    fit(learn, 1, .05)
+    assert not any((w==0).any() for w in weights(learn))
+
+@pytest.mark.parametrize('opt', [SGD, Adam, torch_adam])
+@pytest.mark.parametrize('how', ['new', 'loaded'])
+@pytest.mark.parametrize('strength', [1e3, SchedLin(1e3, 1e3)])
+def test_a_strength_follows_the_optimizer(opt, how, strength, tmp_path):
+    "Where a callback makes it anew within the fit, or loads what was saved before: not a silent 0"
+    class Again(Callback):
+        def before_epoch(self):
+            if self.epoch != 1: return
+            if how=='new': self.learn.create_opt()
+            else: self.learn.load('before')
+            self.opt.set_hyper('lr', .05)
+            self.learn.model[0].weight.data.fill_(.1)
+    class See(Callback):
+        order = 90
+        def before_step(self): self.rho = [h.get('rho') for h in self.opt.hypers]
+    for cb in (L1(strength), MaxNorm(strength), SAM(.05)):
+        learn = learner(See(), Again(), cb, opt_func=opt, path=tmp_path)
+        learn.create_opt()
+        learn.save('before')
+        fit(learn, 2, .05)
+        assert bool((learn.model[0].weight==0).all())==isinstance(cb, L1)
+    assert learn.see.rho==[.05]
+
+def test_a_step_function_that_comes_later_sees_the_whole_layer(monkeypatch):
+    monkeypatch.setattr(steps, '_piece', 4)
+    def whole(p, lr, **kwargs): p.grad.data.div_(p.grad.norm())
+    class Add(Callback):
+        order = 50
+        def before_fit(self): self.learn.opt.cbs = L([whole]) + self.learn.opt.cbs
+    a,b = (weights(fit(learner(*cbs, Add(), opt_func=momentum), 1, .05)) for cbs in ((), (L1(0.),)))
+    assert all(map(torch.equal, a, b))
 
 @pytest.mark.parametrize('cb', [L1(.1), L2(.1, how='prox'), ElasticNet(.1,.2), GroupLasso(.1)])
 @pytest.mark.parametrize('scale', [1e-9, 1e-4, 1e-2, 1.])

@@ -111,6 +111,12 @@ class Regularizer(Tunable):
         super().after_fit()
         if self.active(): leave(self.opt)
 
+    def __setattr__(self, name, value):
+        learn = vars(self).get('learn')
+        if name=='learn' and value is None and learn is not None:  # by Ctrl-C in `fit(…, cbs=…)`
+            leave(getattr(learn, 'opt', None))
+        super().__setattr__(name, value)
+
     def after_cancel_step(self): self._cancelled = True  # fastai fires `after_step` for a cancelled step too
 
     def was_cancelled(self):

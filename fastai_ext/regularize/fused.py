@@ -14,8 +14,8 @@ from .rows import RowOptimizer
 
 # %% ../../nbs/regularize/fused.ipynb #a376af6f
 class FusedAdamOptimizer(RowOptimizer):
-    """fastai's Adam with torch's fused kernel. Where that cannot work (a device or a type that it does not know, sparse
-    gradients) it steps as fastai does"""
+    """fastai's Adam with torch's fused kernel. A parameter for which that cannot work is stepped as fastai does: a
+    device or a type that the kernel does not know, a sparse gradient, or one that lies in memory in another order"""
     def _kernel(self):
         decoupled = self.cbs[0] is weight_decay
         return torch._fused_adamw_ if decoupled else torch._fused_adam_
@@ -24,12 +24,15 @@ class FusedAdamOptimizer(RowOptimizer):
         closure=None, # Not supported, as in fastai
     ):
         "Step all parameters that have a gradient. Raises `NotImplementedError` for a closure"
-        trained = [[p for p in ps if p.grad is not None] for ps in self.param_lists]
-        if closure is not None or not all(self._fits(p) for ps in trained for p in ps): return super().step(closure)
+        if closure is not None: return super().step(closure)
         self._begin()
-        for ps,hyper in zip(trained, self.hypers, strict=True):
+        for ps,hyper in zip(self.param_lists, self.hypers, strict=True):
             batches = {}  # parameters that share the number of steps, whether they decay, device and type
             for p in ps:
+                if p.grad is None: continue
+                if not self._fits(p):
+                    self._step_one(p, hyper)
+                    continue
                 state = self.state[p]
                 if 'step' not in state:
                     state.update(grad_avg=torch.zeros_like(p), sqr_avg=torch.zeros_like(p), step=0)
@@ -59,7 +62,19 @@ class FusedAdamOptimizer(RowOptimizer):
 
     def _fits(self, p):
         known = p.device.type in ('cpu','cuda') and p.dtype in (torch.float32,torch.float64)
-        return known and not p.grad.is_sparse and p.grad.dtype == p.dtype
+        if not known or p.grad.layout != torch.strided or p.grad.dtype != p.dtype: return False
+        averages = [self.state[p][k] for k in ('grad_avg','sqr_avg') if k in self.state[p]]
+        return _in_one_order(p, p.grad, *averages)
+
+def _in_one_order(p, *others):
+    "Whether all lie in memory as `p` does, row by row without gaps: the kernel takes it for granted and does not look"
+    def _strides(t): return [s for s,n in zip(t.stride(), t.shape, strict=True) if n > 1]
+    size = 1
+    for s,n in sorted((s,n) for s,n in zip(p.stride(), p.shape, strict=True) if n > 1):
+        if s != size: return False
+        size *= n
+    by_rows = p.ndim == 0 or len(p) < 2 or p.stride(0)*len(p) == p.numel()
+    return by_rows and all(_strides(t) == _strides(p) for t in others)
 
 def FusedAdam(
     params,        # Model parameters

@@ -52,6 +52,14 @@ def prox_l2(
     "Shrink by the factor 1/(1+step)"
     return w/(1+step)
 
+_half = torch.float16,torch.bfloat16
+
+def _in_float(f, w, step, *args):
+    "The product of a weight and a denominator, or their ratio, is no number that half precision can hold"
+    wide = w.float()
+    f(wide, step.mapped(torch.Tensor.float), *args)
+    w.copy_(wide)
+
 def prox_elastic_net_(
     w:torch.Tensor,           # Weight, changed in place
     step:float|torch.Tensor|Adaptive, # Step of the optimizer, without strength
@@ -61,6 +69,7 @@ def prox_elastic_net_(
     "`prox_l1`, then `prox_l2`, in as few passes over the memory as there can be (elastic net: Zou and Hastie, 2005)"
     if isinstance(step, Adaptive):
         if not step.scale: return  # at learning rate 0 not even rounding
+        if w.dtype in _half: return _in_float(prox_elastic_net_, w, step, l1, l2)
         denom = step.denominator()
         if l1: F.softshrink(torch.mul(w, denom, out=w), step.scale*l1, out=w)
         else: w.mul_(denom)
@@ -121,7 +130,9 @@ def prox_group_(
     the squares of the weights, and w becomes w*r/(r+t). By the convexity of the equation that `prox_group` solves, r is
     too small by at most 1.6 mean(t**2)/norm, which moves w by at most 1.6 of the third power of the root of
     mean(t**2)/norm**2: below 1e-7 of its norm. Other groups are solved."""
-    if isinstance(step, Adaptive) and not step.scale: return  # at learning rate 0 not even rounding
+    if isinstance(step, Adaptive):
+        if not step.scale: return  # at learning rate 0 not even rounding
+        if w.dtype in _half: return _in_float(prox_group_, w, step, strength)
     tiny = torch.finfo(w.dtype).tiny
     norm = torch.linalg.vector_norm(w, dim=1, keepdim=True)
     if not isinstance(step, Adaptive):

@@ -23,6 +23,10 @@ _tell = adam_step,sgd_step,momentum_step  # last step functions whose step is kn
 
 def _function(cb): return cb.func if isinstance(cb, partial) else cb
 
+def _in_rows(opt):
+    "Whether each step function treats each number alone"
+    return all(_function(cb) in _elementwise for cb in opt.cbs)
+
 class RowOptimizer(Optimizer):
     """A fastai optimizer that takes a few rows of a parameter at a time through all its step functions, to the same
     numbers. Made by `join`"""
@@ -35,13 +39,15 @@ class RowOptimizer(Optimizer):
         self._begin()
         for ps,hyper in zip(self.param_lists, self.hypers, strict=True):
             for p in ps:
-                if p.grad is None: continue
-                state = self.state[p]
-                if p.ndim > 1 and p.grad.layout == p.layout == torch.strided and p.grad.dtype == p.dtype:
-                    self._step_rows(p, state, hyper)
-                else: _through(self.cbs, p, state, hyper)
-                self.state[p] = state
+                if p.grad is not None: self._step_one(p, hyper)
         self.after.clear()
+
+    def _step_one(self, p, hyper):
+        state = self.state[p]
+        strided = p.ndim > 1 and p.grad.layout == p.layout == torch.strided and p.grad.dtype == p.dtype
+        if strided and _in_rows(self): self._step_rows(p, state, hyper)  # `cbs` may have changed since `join`
+        else: _through(self.cbs, p, state, hyper)
+        self.state[p] = state
 
     def _begin(self): self.done,self.after = set(),vars(self).get('after', {})
 
@@ -62,7 +68,7 @@ class RowOptimizer(Optimizer):
         for w,g,*parts in pieces(p.data, p.grad.data, *(state[k] for k in averages)):
             w.grad,now = g,{**rest, **dict(zip(averages, parts, strict=True))}
             _through(first if fused else self.cbs, w, now, hyper)
-            if fused: _adam(w, **{**now, **hyper}, todo=todo)
+            if fused: _adam(w, todo, **{**now, **hyper})
             else:
                 for f in todo: f(w, move)
         state.update({k: v for k,v in now.items() if k not in averages})
@@ -73,7 +79,7 @@ def _through(cbs, p, state, hyper):
         new = cb(p, **{**state, **hyper})
         if isinstance(new, dict): state.update(new)
 
-def _adam(w, lr, mom, step, sqr_mom, grad_avg, sqr_avg, eps, todo, **kwargs):
+def _adam(w, todo, /, lr, mom, step, sqr_mom, grad_avg, sqr_avg, eps, **kwargs):
     "fastai's `adam_step` without new memory, then what is to be done with the rows"
     debias1,debias2 = debias(mom, 1-mom, step),debias(sqr_mom, 1-sqr_mom, step)
     denom = torch.div(sqr_avg, debias2, out=scratch(sqr_avg)).sqrt_().add_(eps)
@@ -98,7 +104,7 @@ def join(
 ):       # As `joined`; None for an optimizer that steps as ever, or can do nothing inside its step
     """Have an optimizer of fastai step a few rows at a time, if its functions treat each number alone. `Adam` and `SGD`
     then do what stands in the dict that is returned, as soon as they have stepped some rows of a parameter"""
-    if type(opt) is Optimizer and all(_function(cb) in _elementwise for cb in opt.cbs): opt.__class__ = RowOptimizer
+    if type(opt) is Optimizer and _in_rows(opt): opt.__class__ = RowOptimizer
     if not isinstance(opt, RowOptimizer): return None
     vars(opt).setdefault('after', {})
     return opt.after if opt.cbs[-1] in _tell else None
@@ -108,5 +114,5 @@ def leave(
 ):
     "Take back what `join` has done"
     if not isinstance(opt, RowOptimizer): return
-    for k in ('after','done'): vars(opt).pop(k, None)
+    for k in ('after','done','gain_due'): vars(opt).pop(k, None)
     if type(opt) is RowOptimizer: opt.__class__ = Optimizer

@@ -66,6 +66,7 @@ class SAM(Callback):
         put_hyper(self.opt, 'rho', self.rho)
 
     def before_batch(self):
+        if not any('rho' in h for h in self.opt.hypers): put_hyper(self.opt, 'rho', self.rho)  # it was made anew
         self._start = PassStart.now(self.model) if any(h.get('rho', 0.) for h in self.opt.hypers) else None
         self._backed = True
 

@@ -187,8 +187,12 @@ class Tunable(Callback):
         return max(s(i/100) for i in range(101)) if hasattr(self.learn, 'lr_finder') else s(0.)
 
     def before_batch(self):
-        for h in getattr(self, '_scheds', ()):
-            if self.active(): self.learn.opt.set_hyper(self.key(h), float(getattr(self, h)(min(self.pct_train, 1.))))
+        if not hasattr(self, '_scheds') or not self.active(): return
+        opt = self.learn.opt
+        first = (opt.opt.param_groups if isinstance(opt, OptimWrapper) else opt.hypers)[0]
+        for h in self.hypers:  # the optimizer was made anew within the fit, or loaded from before
+            if self.key(h) not in first: put_hyper(opt, self.key(h), self._first(getattr(self, h)))
+        for h in self._scheds: opt.set_hyper(self.key(h), float(getattr(self, h)(min(self.pct_train, 1.))))
 
     def strengths(self)->list:
         "The numbers of now: a dict from the names in `hypers` for each parameter group. After a fit, those of its end"
