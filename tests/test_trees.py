@@ -416,3 +416,14 @@ def test_many_rows_are_shared_out_and_give_the_same_without_a_warning():
         warnings.filterwarnings('error', module='sklearn')
         many = tl.get_preds()[0]
     assert len(many) > 8000 and torch.equal(many[:300], tl.get_preds(dl=df[442:742])[0]) and tl.model.est.n_jobs == -1
+
+@pytest.mark.parametrize('wgts', [None, 'w'])
+def test_training_rows_are_validated_once_each(wgts):
+    "Not drawn at random as for the training of a network"
+    from fastai_ext.tabular.dls import tabular_dls
+    df = load_diabetes(as_frame=True).frame.iloc[:203].assign(w=np.arange(203.))
+    learn = fitted(tabular_dls(df, 'target', valid=.2, wgts=wgts), 'dt', metrics=rmse)
+    p,t = (o.numpy() for o in learn.get_preds(0))
+    assert len(p)==len(learn.dls.train_ds)
+    assert np.allclose([learn.validate(0), learn.validate(0)], [mean_squared_error(t, p), mean_squared_error(t, p)**.5])
+    assert np.allclose(learn.validate(1), learn.validate())

@@ -19,7 +19,7 @@ from .trees import tree_learner
 from .weights import choose, loss_of_kind, rules
 
 # %% ../../nbs/tabular/auto.ipynb #d118cc32
-order = ('lgbm','hist','catboost','rf','extra','xgb','network')  # what brings most for its time first
+order = ('lgbm','network','hist','catboost','rf','extra','xgb')  # what brings most for its time first
 
 def installed(
     name, # Name of an engine

@@ -208,8 +208,9 @@ class TableLearner(Learner):
         cbs=None, # Callbacks for this once
     ):
         """The loss and metrics on the validation rows, the `ds_idx`-th set, or `dl`: a dataloader or a frame with
-        targets"""
+        targets. Every row of a set counts once, also of the training set, which fastai draws at random"""
         self._must_be_fitted('validate')
+        if dl is None: dl = self.dls[ds_idx].new(shuffle=False, drop_last=False)
         with self._quiet(): return super().validate(ds_idx, self._rows(dl), cbs)
 
     def get_preds(self,

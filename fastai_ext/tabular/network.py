@@ -12,14 +12,14 @@ from torch import nn
 import fastai.callback.schedule  # noqa: F401  adds fit_one_cycle
 from fastai.callback.core import Callback
 from fastai.layers import LinBnDrop, SigmoidRange
+from fastai.data.core import DataLoaders
 from fastai.learner import Learner, Recorder
 from fastai.losses import BCEWithLogitsLossFlat
-from fastai.tabular.data import TabularDataLoaders
 from fastai.tabular.learner import tabular_config
 from fastai.tabular.model import TabularModel, get_emb_sz
 from .archive import inner
 from .pieces import InPieces, PiecewiseLinear, piece_edges
-from .target import kind_of_target, loss_for, n_outputs
+from .target import kind_of_target, loss_for, n_outputs, tensors
 
 # %% ../../nbs/tabular/network.ipynb #fbaceb9d
 class ScaledOutputs(nn.Module):
@@ -98,17 +98,43 @@ def network_for(
         model = ScaledOutputs(model, y.mean(0), y.std(0)+1e-12)
         loss = _ScaledMSE(float(model.std.pow(2).mean()))
     bs = bs or int(np.clip(len(to)//64, 32, 256))
-    learn = Learner(_in_batches(dls, bs), model, loss_func=loss)
+    learn = Learner(dls, model, loss_func=loss)
+    learn.dls = _as_tensors(dls, bs, kind)
     if n_epoch is None: n_epoch = int(np.clip(4000*bs//len(to), 5, 20)) if kind=='value' else 5
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(n_epoch, lr, wd=.01, cbs=_KeepBest())
     learn.dls = dls
     return learn
 
-def _in_batches(dls, bs):
-    "`dls` whose training batches have `bs` rows"
+class _Batches:
+    "Rows as tensors, `bs` at a time: several times as fast as rows of a frame"
+    n_inp = 2
+    def __init__(self, ds, kind, bs, device, shuffle=False, wgts=None):
+        xb,(y,) = tensors(ds, kind=='class')
+        self.rows = *xb,(y if kind=='class' else y.float())
+        self.dataset,self.bs,self.device,self.shuffle,self.wgts = ds,bs,device,shuffle,wgts
+
+    def to(self, device):
+        self.device = device
+        return self
+
+    def __len__(self):
+        n = len(self.dataset)
+        return max(1, n//self.bs) if self.shuffle else -(-n//self.bs)
+
+    def __iter__(self):
+        n = len(self.dataset)
+        order = torch.arange(n)
+        if self.wgts is not None: order = torch.from_numpy(np.random.choice(n, n, p=self.wgts))
+        elif self.shuffle: order = torch.randperm(n)
+        for at in order.split(self.bs)[:len(self)]: yield tuple(t[at].to(self.device) for t in self.rows)
+
+def _as_tensors(dls, bs, kind):
+    "`DataLoaders` of the same rows, with `bs` in a training batch: each once, or as often as its weight says"
     wgts = getattr(dls.train, 'wgts', None)
-    train = dls.train.new(dls.train_ds, bs=bs, **({} if wgts is None else dict(wgts=wgts)))
-    return TabularDataLoaders(train, dls.valid, path=dls.path, device=dls.device)
+    if wgts is not None and np.ptp(wgts)==0: wgts = None
+    train = _Batches(dls.train_ds, kind, bs, dls.device, True, wgts)
+    valid = _Batches(dls.valid_ds, kind, 1024, dls.device) if len(dls.valid_ds) else dls.valid
+    return DataLoaders(train, valid, path=dls.path, device=dls.device)
 
 # %% ../../nbs/tabular/network.ipynb #c17e0873
 def network_shape(
