@@ -2614,6 +2614,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'fastai_ext/tabular/effects.py'),
                                             'fastai_ext.tabular.effects._boosts': ( 'tabular/effects.html#_boosts',
                                                                                     'fastai_ext/tabular/effects.py'),
+                                            'fastai_ext.tabular.effects._has_link': ( 'tabular/effects.html#_has_link',
+                                                                                      'fastai_ext/tabular/effects.py'),
                                             'fastai_ext.tabular.effects._in_order': ( 'tabular/effects.html#_in_order',
                                                                                       'fastai_ext/tabular/effects.py'),
                                             'fastai_ext.tabular.effects._parts': ( 'tabular/effects.html#_parts',

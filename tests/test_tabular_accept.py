@@ -140,3 +140,26 @@ def test_fit_tabular_keeps_later_rows_to_report():
     with pytest.raises(ValueError, match='positions as valid would mean others'):
         fit_tabular(df, 'y', time='day', valid=range(10))
     with pytest.raises(ValueError, match='sort the rows before'): fit_tabular(ens.dls, time='day')
+
+@pytest.mark.parametrize('name,loss', [('hist', dict(loss='poisson')), ('lgbm', dict(objective='poisson')),
+                                       ('xgb', dict(objective='count:poisson')),
+                                       ('catboost', dict(objective='Poisson')),
+                                       ('catboost', dict(loss_function='Tweedie:variance_power=1.5'))])
+def test_contributions_of_counts_are_those_of_their_logarithm(name, loss, tmp_path):
+    "And no sum of them with those of a forest, which are counts"
+    x = np.random.default_rng(0).normal(size=(300,3))
+    df = pd.DataFrame(x, columns=list('abc')).assign(y=np.random.default_rng(1).poisson(np.exp(1+x[:,0])).astype(float))
+    dls = tabular_dls(df, 'y', valid=.3, task='value')
+    counts,forest = tree_learner(dls, name, n_estimators=60, lr=.2, **loss),tree_learner(dls, 'rf', n_estimators=5)
+    for o in (counts,forest):
+        with o.no_bar(), o.no_logging(): o.fit()
+    p,y = (o.numpy().ravel() for o in counts.get_preds())
+    assert p.min() > 0 and np.corrcoef(p, y)[0,1] > .5 and abs(np.log(p.mean()/y.mean())) < 1
+    counts.export(tmp_path/'counts.trees')
+    assert np.array_equal(load_tree_learner(tmp_path/'counts.trees').get_preds(dl=df[:9])[0],
+                          counts.get_preds(dl=df[:9])[0])
+    why = counts.contributions(df.iloc[0])
+    assert 'link' in why.what and 'link' not in forest.contributions(df.iloc[0]).what
+    assert np.isclose(np.exp(why.prediction), counts.get_preds(dl=df[:1])[0].item(), rtol=1e-4)
+    with pytest.raises(NotImplementedError, match='shap'):
+        ensemble(counts, forest, weights='mean').contributions(df.iloc[0])

@@ -22,7 +22,7 @@ class Cat(Booster):
     common = dict(n_estimators='iterations', lr='learning_rate', max_depth='depth', min_child='min_data_in_leaf',
                   subsample='subsample')
     same = dict(num_boost_round='iterations', num_trees='iterations', eta='learning_rate', random_state='random_seed',
-                reg_lambda='l2_leaf_reg')
+                reg_lambda='l2_leaf_reg', objective='loss_function')
     defaults = dict(iterations=2000)
     fewer = dict(iterations=500)
 
@@ -82,7 +82,8 @@ class Cat(Booster):
         self.est = est
 
     def _predict(self, x):
-        kind = 'RawFormulaVal' if self.task.kind=='value' else 'Probability'
+        by_logarithm = str(self.params.get(self.loss_arg, '')).startswith(('Poisson','Tweedie'))
+        kind = 'Probability' if self.task.kind != 'value' else 'Exponent' if by_logarithm else 'RawFormulaVal'
         return self.est.predict(self.pool(x), prediction_type=kind, thread_count=self.threads(len(x)) or -1)
 
     @property

@@ -170,7 +170,7 @@ def _parts(learn, x):
     if isinstance(learn, TreeLearner): return learn.model.engine.contributions(x)
     model,members = learn.model,zip(learn.model.weights, learn.model.members, strict=True)
     used = [(w,m) for w,m in members if w]
-    odd = [m for _,m in used if not _adds_up(m, model)]
+    odd = [m for _,m in used if not _adds_up(m, model) or _boosts(m) and _has_link(m, m.model.x(*learn.as_inputs(x)))]
     if odd or model.how=='stack' and model.kind != 'value':
         raise NotImplementedError("contributions: a member of the ensemble, or the way they are mixed, cannot be taken "
                                   "apart into a sum; call shap(), which asks the whole ensemble")
@@ -182,6 +182,12 @@ def _adds_up(member, model):
     "Do the contributions of `member` sum to its prediction in the units of the target?"
     if isinstance(member, TreeLearner): return not member.y_tfm and (model.kind=='value' or not _boosts(member))
     return hasattr(member.model, 'members')  # an ensemble, which is looked at itself
+
+def _has_link(learn, x):
+    "Do boosted trees of values predict something else than their sum, such as its exponential for counts?"
+    if learn.model.kind != 'value': return False
+    engine = learn.model.engine
+    return not np.allclose(engine.contributions(x).sum(1), engine.predict(x), rtol=1e-3, atol=1e-6)
 
 def _boosts(learn):
     return isinstance(learn, TreeLearner) and learn.model.engine.name in ('hist','xgb','lgbm','catboost')
@@ -195,9 +201,9 @@ def contributions(self:TableLearner,
     date, counts as that column.
 
     For forests, single trees and `'hist'` by the splits on the row's way (Saabas, 2014); for other boosters the SHAP
-    values of the library (Lundberg et al., 2020); in units of the prediction, for classes of boosters in log-odds;
-    for an ensemble the weighted sum of its members' where those are in units of the prediction. Raises `ValueError`
-    for more than one row, `NotImplementedError` for what cannot say: `shap()` asks any learner."""
+    values of the library (Lundberg et al., 2020); in units of the prediction, for classes of boosters in log-odds,
+    for a loss with a link, as that of counts, before it; for an ensemble the weighted sum of its members' where those
+    are in units of the prediction. Raises `ValueError` for more than one row, `NotImplementedError` for what cannot say: `shap()` asks any learner."""
     self._must_be_fitted('contributions')
     if isinstance(row, pd.DataFrame) and len(row) != 1: raise ValueError(f"contributions: {len(row)} rows; give one, "
                                                                          "for example df.iloc[[0]]")
@@ -211,5 +217,6 @@ def contributions(self:TableLearner,
     res = Contributions(sorted(shares, key=lambda s: -abs(s.adds)))
     res.base,res.prediction = float(parts[-1,i]),float(parts[:,i].sum())
     if self.y_tfm: what = f'{getattr(self.y_tfm[0], "__name__", "function")} of {what}'
-    res.what = what.replace('probability', 'log-odds') if _boosts(self) else what
+    if _boosts(self): what = what.replace('probability', 'log-odds')
+    res.what = f'{what}, before its link' if _boosts(self) and _has_link(self, x) else what
     return res
