@@ -203,7 +203,8 @@ def contributions(self:TableLearner,
     For forests, single trees and `'hist'` by the splits on the row's way (Saabas, 2014); for other boosters the SHAP
     values of the library (Lundberg et al., 2020); in units of the prediction, for classes of boosters in log-odds,
     for a loss with a link, as that of counts, before it; for an ensemble the weighted sum of its members' where those
-    are in units of the prediction. Raises `ValueError` for more than one row, `NotImplementedError` for what cannot say: `shap()` asks any learner."""
+    are in units of the prediction. Raises `ValueError` for more than one row, `NotImplementedError` for
+    what cannot say: `shap()` asks any learner."""
     self._must_be_fitted('contributions')
     if isinstance(row, pd.DataFrame) and len(row) != 1: raise ValueError(f"contributions: {len(row)} rows; give one, "
                                                                          "for example df.iloc[[0]]")
