@@ -1170,6 +1170,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'fastai_ext.model.lattice._unit': ('model/lattice.html#_unit', 'fastai_ext/model/lattice.py'),
                                           'fastai_ext.model.lattice._unwrapped': ( 'model/lattice.html#_unwrapped',
                                                                                    'fastai_ext/model/lattice.py'),
+                                          'fastai_ext.model.lattice._usual_spread': ( 'model/lattice.html#_usual_spread',
+                                                                                      'fastai_ext/model/lattice.py'),
                                           'fastai_ext.model.lattice._waves': ('model/lattice.html#_waves', 'fastai_ext/model/lattice.py'),
                                           'fastai_ext.model.lattice._wrapped': ( 'model/lattice.html#_wrapped',
                                                                                  'fastai_ext/model/lattice.py'),

@@ -405,3 +405,18 @@ def test_distributions_that_stay_are_drawn_anew():
     dot = nn.ModuleList([nn.Embedding(300,16), nn.Embedding(200,16)])
     init_plan(dot).apply()
     assert abs(dot[0].weight.std() - .25) < .02
+
+@pytest.mark.parametrize('shape', [(64,128), (384,1152), (1000,1000)])
+@pytest.mark.parametrize('far', [2., -2.])
+def test_a_number_at_the_cut_of_timm(shape, far):
+    "Once in 2²⁴ numbers its `trunc_normal_` draws an infinity, and cuts it: that must not hide the rest"
+    pytest.importorskip('timm')
+    from timm.layers import trunc_normal_
+    torch.manual_seed(1)
+    layer = nn.Linear(*shape[::-1])
+    trunc_normal_(layer.weight, std=.02)
+    nn.init.zeros_(layer.bias)
+    with torch.no_grad(): layer.weight[3,5] = far
+    assert provenance(nn.Sequential(layer)) == {}
+    with torch.no_grad(): layer.weight.add_(1e-6*torch.randn(shape))
+    assert '0.weight' in provenance(nn.Sequential(layer))

@@ -317,11 +317,17 @@ def _masked(x, seen):
     if zeros <= (4 + 1e-5*seen.size if seen.size > 4096 else 0): return False  # a generator makes one in 2²⁴
     return x.dim() < 2 or zeros != x[0].numel() or not (x.flatten(1) == 0).all(1).any()
 
+def _usual_spread(t):
+    "Root mean square but for zeros and outliers: timm's `trunc_normal_` puts one number in 2²⁴ at the cut, say at 2"
+    x = t.flatten().double()
+    x = x[x != 0]
+    return x[x.abs() <= 20*x.abs().median()].square().mean().sqrt().item()
+
 def _drawn(seen, t, i, o, bounds, stds):
     "A `Draw` for the numbers looked at, of a tensor with these fans; or None"
     found = _uniform(seen, dict.fromkeys([*bounds, *_bounds(i, o, ())])) or _normal(seen) or _unit(seen)
     if found is not None or len(seen.given) < 16: return found
-    spread = seen.spread*math.sqrt(seen.size/seen.count)
+    spread = _usual_spread(t) if seen.most > 20*seen.spread else seen.spread*math.sqrt(seen.size/seen.count)
     for std in _stds(i, o, spread, 1 + 8/math.sqrt(seen.count), stds):
         found = _wrapped(seen, std)
         if found is None and len(seen.given) >= 64: found = _truncated(seen.given, std) or _redrawn(seen, t, std)
