@@ -2406,6 +2406,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'fastai_ext/regularize/strength.py'),
                                                 'fastai_ext.regularize.strength.drop_hyper': ( 'regularize/strength.html#drop_hyper',
                                                                                                'fastai_ext/regularize/strength.py'),
+                                                'fastai_ext.regularize.strength.keep_hyper': ( 'regularize/strength.html#keep_hyper',
+                                                                                               'fastai_ext/regularize/strength.py'),
                                                 'fastai_ext.regularize.strength.own_hypers': ( 'regularize/strength.html#own_hypers',
                                                                                                'fastai_ext/regularize/strength.py'),
                                                 'fastai_ext.regularize.strength.put_hyper': ( 'regularize/strength.html#put_hyper',

@@ -870,3 +870,18 @@ def test_gradients_that_overflow_are_not_taken_again():
             if self.train_iter==2: self.learn.loss_grad = self.loss_grad*math.inf
     fit(learner(SAM(.05), Overflow(), model=model, batches=[data()]*3), 1, 0.)
     assert passes.count(True)==3+2
+
+@pytest.mark.parametrize('opt', [Adam, partial(OptimWrapper, opt=torch.optim.AdamW)])
+@pytest.mark.parametrize('cb', [RDrop(.7), ConfidencePenalty(.7), JacobianPenalty(.7)])
+def test_a_term_follows_the_optimizer(opt, cb):
+    "Where a callback makes it anew within the fit: not a silent 0"
+    class Again(Callback):
+        def before_batch(self): self.learn.create_opt()
+    class See(Callback):
+        order = 90
+        def before_step(self): self.changed = bool(self.learn.loss_grad != self.learn.loss)
+    net = nn.Sequential(nn.Linear(4,8), nn.Dropout(.5), nn.Linear(8,3))
+    batch = torch.randn(6,4),torch.randint(3, (6,))
+    learn = Learner(DataLoaders([batch], [batch]), net, CrossEntropyLossFlat(), opt_func=opt, cbs=[Again(), See(), cb])
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, .01)
+    assert cb.now==.7 and learn.see.changed

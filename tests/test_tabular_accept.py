@@ -163,3 +163,13 @@ def test_contributions_of_counts_are_those_of_their_logarithm(name, loss, tmp_pa
     assert np.isclose(np.exp(why.prediction), counts.get_preds(dl=df[:1])[0].item(), rtol=1e-4)
     with pytest.raises(NotImplementedError, match='shap'):
         ensemble(counts, forest, weights='mean').contributions(df.iloc[0])
+
+def test_a_sum_near_zero_of_large_parts_has_no_link():
+    "What single precision loses there is no logarithm"
+    x = np.random.default_rng(0).normal(size=(200,4))
+    df = pd.DataFrame(x, columns=list('abcd')).assign(y=1e6*(x[:,0]-x[:,1]+x[:,2]-x[:,3]))
+    tl = tree_learner(tabular_dls(df, 'y', valid=.3), 'xgb', n_estimators=50)
+    with tl.no_bar(), tl.no_logging(): tl.fit()
+    new = pd.DataFrame(np.random.default_rng(1).normal(size=(20_000,4)), columns=list('abcd'))
+    near = new.iloc[tl.get_preds(dl=new)[0].abs().ravel().argsort()[:10].tolist()]
+    assert all(tl.contributions(near.iloc[i]).what == 'y' for i in range(len(near)))

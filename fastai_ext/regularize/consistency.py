@@ -16,7 +16,7 @@ from fastcore.basics import basic_repr,store_attr
 
 from .again import batch_kept,predict_again,untraced
 from .dropout import DropoutSchedule, dropouts
-from .strength import check_schedules,put_hyper
+from .strength import check_schedules,keep_hyper,put_hyper
 
 # %% ../../nbs/regularize/consistency.ipynb #b8360a89
 def symmetric_kl(
@@ -114,7 +114,10 @@ class LossTerm(Callback):
         if self.axis is None: return class_axis(self.loss_func, type(self).__name__)
         return None if self.axis=='binary' else self.axis
     @property
-    def now(self): "The strength at this moment"; return self.opt.hypers[-1].get(self.label, 0.)
+    def now(self):
+        "The strength at this moment"
+        keep_hyper(self.opt, self.label, self.strength)
+        return self.opt.hypers[-1][self.label]
     @property
     def seed_now(self):
         "Of the random numbers in this batch: the same in a fit that is resumed, and not by chance that of `set_seed`"

@@ -17,7 +17,7 @@ from fastcore.foundation import L
 
 from ..model.weights import unwrap
 from .again import PassStart,batch_kept,loss_again,untraced
-from .strength import check_schedules,put_hyper
+from .strength import check_schedules,keep_hyper,put_hyper
 
 # %% ../../nbs/regularize/sharpness.ipynb #912f216e
 def _check_rho(who, rho):
@@ -66,7 +66,7 @@ class SAM(Callback):
         put_hyper(self.opt, 'rho', self.rho)
 
     def before_batch(self):
-        if not any('rho' in h for h in self.opt.hypers): put_hyper(self.opt, 'rho', self.rho)  # it was made anew
+        keep_hyper(self.opt, 'rho', self.rho)
         self._start = PassStart.now(self.model) if any(h.get('rho', 0.) for h in self.opt.hypers) else None
         self._backed = True
 

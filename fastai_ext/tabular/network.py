@@ -111,7 +111,8 @@ class _Batches:
     def __init__(self, ds, kind, bs, device, shuffle=False, wgts=None):
         xb,(y,) = tensors(ds, kind=='class')
         self.rows = *xb,(y if kind=='class' else y.float())
-        self.dataset,self.bs,self.device,self.shuffle,self.wgts = ds,bs,device,shuffle,wgts
+        self.dataset,self.bs,self.device = ds,bs,device
+        self.shuffle,self.wgts = shuffle,wgts
 
     def to(self, device):
         self.device = device

@@ -26,7 +26,7 @@ def piece_edges(
 
 class PiecewiseLinear(nn.Module):
     """Each number as `d` features: a ReLU of a straight line, and what is linear in each piece between its `edges`.
-    Beyond the outer edges only the first goes on"""
+    Beyond the outer edges only the first goes on (Gorishniy, Rubachev and Babenko, 2022)"""
     def __init__(self,
         edges:list, # For each column its edges, rising, 2 or more
         d:int=8,    # Features of a column, >= 1
