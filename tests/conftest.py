@@ -1,8 +1,9 @@
 "What every test shares: where the checkout is, and a coverage floor for whole runs only"
-import functools, os, subprocess
+import functools, os, random, subprocess, zlib
 from pathlib import Path
 
-import pytest
+import numpy as np
+import pytest, torch
 
 root = Path(__file__).resolve().parent.parent
 os.environ.setdefault('MPLBACKEND', 'agg')
@@ -24,6 +25,25 @@ def pytest_configure(config):
     whole = config.args_source == pytest.Config.ArgsSource.TESTPATHS and not (config.option.keyword
                                                                               or config.option.markexpr)
     if not whole and hasattr(config.option, 'cov_fail_under'): config.option.cov_fail_under = 0
+
+def _seed(key):
+    "The random numbers of `key`, which are others under another `FASTAI_EXT_TEST_SEED`"
+    n = zlib.crc32(f"{os.environ.get('FASTAI_EXT_TEST_SEED', '')}{key}".encode())
+    random.seed(n); np.random.seed(n); torch.manual_seed(n)
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    "A test draws the same numbers in every run, whichever tests came before it"
+    _seed(item.nodeid)
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef, request):
+    "So does what a module shares, whichever test asks for it first"
+    shared = fixturedef.scope != 'function'
+    if shared: _seed(f'{fixturedef.baseid}::{fixturedef.argname}')
+    try: return (yield)
+    finally:
+        if shared: _seed(request._pyfuncitem.nodeid)
 
 def tracked(*patterns):
     "Files of the checkout that git tracks, plus new ones that it does not ignore, relative to the root"
