@@ -47,6 +47,7 @@ from .regularize.montecarlo import *
 from .regularize.mixout import *
 from .regularize.decay import *
 from .tabular.tidy import *
+from .tabular.ready import *
 from .tabular.dls import *
 from .tabular.rows import *
 from .tabular.files import *

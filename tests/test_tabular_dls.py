@@ -6,15 +6,15 @@ from decimal import Decimal
 import numpy as np
 import pandas as pd
 import pytest
-from fastai.data.block import CategoryBlock
+from fastai.data.block import CategoryBlock, MultiCategoryBlock, RegressionBlock
 from fastai.metrics import accuracy
-from fastai.tabular.core import Categorify, Normalize
+from fastai.tabular.core import Categorify, FillMissing, Normalize, TabularPandas
 from fastai.tabular.data import TabularDataLoaders
 from fastai.tabular.learner import tabular_learner
 from fastai_ext.tabular.auto import fit_tabular
 from fastai_ext.tabular.columns import codes_of, dates_of, kind_of, levels_of, numbers
 from fastai_ext.tabular.dls import tabular_dls
-from fastai_ext.tabular.tidy import check_classes
+from fastai_ext.tabular.tidy import Tidy, check_classes
 from fastai_ext.tabular.files import load_tree_learner
 from fastai_ext.tabular.trees import tree_learner
 
@@ -220,3 +220,58 @@ def test_numbers_levels_and_dates_as_pandas_has_them():
     there = dates_of(pd.Series(pd.to_datetime(['2021-03-04 01:00']).tz_localize('Asia/Tokyo')))
     assert there[0] == pd.Timestamp('2021-03-03 16:00') and there.dtype == 'datetime64[ns]'
     assert dates_of(pd.Series(['04/03/21']), '%d/%m/%y')[0] == pd.Timestamp('2021-03-04')
+
+def _of_all_kinds(n=300):
+    rng = np.random.RandomState(0)
+    df = table(n).assign(kind=pd.Categorical(rng.choice(list('pqr'), n), list('rqpz'), ordered=True),
+                         b=rng.randn(n)*1e6+3e8,
+                         many=pd.Categorical.from_codes(np.arange(n)%200, [f'm{i}' for i in range(200)]),
+                         count=pd.array(rng.randint(0, 90, n), 'Int64'), one=rng.rand(n) > .5, two=rng.rand(n) > .5,
+                         size=rng.randn(n).astype('float32'), value=rng.randn(n))
+    df.loc[rng.choice(n, 20), ['a','count','c','day']] = None
+    df.loc[[3,7,250], 'a'] = np.inf
+    df.loc[[290,291], 'whole'],df.loc[295, 'c'] = 5000,'late'
+    df['size'] = df['size'].where(df.index < 280)  # missing in validation rows alone
+    return df
+
+@pytest.mark.parametrize('ys,block', [(['value'],RegressionBlock(1)), (['y'],CategoryBlock(['yes','no'], sort=False)),
+                                      (['one','two'],MultiCategoryBlock(True, ['one','two']))])
+def test_the_data_are_those_of_fastais_own_set_up(ys, block):
+    df,n = _of_all_kinds(),300
+    df = df.drop(columns={'value','y','one','two'} - set(ys))
+    splits,classes = (np.arange(270),np.arange(270, n)),['yes','no'] if ys==['y'] else None
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        np.random.seed(1)
+        ours = tabular_dls(df, ys, classes=classes, valid=lambda _: splits)
+        steps = [Tidy({'day': (None,False)}, classes), Categorify, FillMissing, Normalize]
+        made = [o for o in ours.cat_names if not o.endswith('_na')]
+        where,own = len(said),np.random.rand()
+        np.random.seed(1)
+        to = TabularPandas(df, steps, made, ours.cont_names, ys, block, splits=[o.tolist() for o in splits],
+                           reduce_memory=False)
+        theirs = to.dataloaders(bs=64)
+    assert own == np.random.rand()
+    infinite = [[str(o.message) for o in part if 'infinite' in str(o.message)] for part in (said[:where],said[where:])]
+    assert infinite[0] == infinite[1] and len(infinite[0])==1
+    for a,b in zip(ours.loaders, theirs.loaders, strict=True):
+        pd.testing.assert_frame_equal(a.dataset.items, b.dataset.items, check_exact=True)
+        assert (a.dataset.cat_names,a.dataset.cont_names) == (b.dataset.cat_names,b.dataset.cont_names)
+    assert repr(ours.procs) == repr(theirs.procs)
+    p,q = ours.procs,theirs.procs
+    assert (p.normalize.means,p.normalize.stds,p.fill_missing.na_dict) == (
+        q.normalize.means,q.normalize.stds,q.fill_missing.na_dict)
+    assert {k:list(v) for k,v in p.categorify.classes.items()} == {k:list(v) for k,v in q.categorify.classes.items()}
+    np.random.seed(2)
+    ours = [[t.tolist() for t in b] for b in ours.train]
+    np.random.seed(2)
+    assert ours == [[t.tolist() for t in b] for b in theirs.train]
+
+def test_names_that_two_columns_would_have():
+    df = table().assign(dayYear=1.5)
+    df.loc[0, 'dayYear'] = 2
+    with pytest.raises(ValueError, match="'dayYear' have the names of parts of dates"): quiet(tabular_dls, df, 'y')
+    with pytest.raises(ValueError, match="'dayYear' have the names of parts"): quiet(tabular_dls, df, 'dayYear')
+    df = table().assign(a_na='u')
+    df.loc[3:9, ['a','a_na']] = np.nan,'v'
+    with pytest.raises(ValueError, match="'a_na' have the names of marks of gaps"): quiet(tabular_dls, df, 'y')

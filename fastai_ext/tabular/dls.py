@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 from pandas.api import types as kinds
 from fastai.data.block import CategoryBlock, MultiCategoryBlock, RegressionBlock
-from fastai.data.transforms import Normalize
-from fastai.tabular.core import Categorify, FillMissing, TabularPandas
 from fastai.tabular.data import TabularDataLoaders
 from .columns import date_parts, dates_of, kind_of, levels_of, numbers, parts_are_levels, some
+from .ready import ready_dls
 from .tidy import Tidy
 
 # %% ../../nbs/tabular/dls.ipynb #ab1da417
@@ -47,17 +46,18 @@ def tabular_dls(
     df,kind,classes = _with_target(df, ys, task, classes, train)
     dates = {n: (fmt, bool(_has_time(df[n], fmt))) for n,fmt in _all_dates(df, dates, ys, skip, cats, conts).items()}
     cats,conts = _split_columns(df, ys, cats, conts, {*dates, *skip})
-    for n in dates: _add_date_columns(df[n], *dates[n], cats, conts, train)
-    cats,conts = _useful(df, cats, conts, train)
-    if not cats and not conts: raise ValueError("tabular_dls: there are no columns to learn from")
-    _warn_identifiers(df, cats, train)
-    used = [n for n in df.columns if n in {*cats, *conts, *dates, *ys}]
-    procs = [Tidy(dates, classes if kind=='class' else None), Categorify, FillMissing, Normalize]
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='Using inplace with splits')  # which take a copy anyway
-        to = TabularPandas(df[used], procs, cats, conts, ys, _block(kind, ys, classes), reduce_memory=False,
-                           inplace=True, splits=[train.tolist(), held.tolist()])
-    dls = to.dataloaders(bs=bs, path=path, **({} if weights is None else dict(wgts=weights[train])))
+    parts = {}
+    for n in dates: parts |= _date_columns(df[n], *dates[n], cats, conts, train)
+    double = [n for n in parts if [*cats, *conts, *ys].count(n) > 1]
+    if double: raise ValueError(f"tabular_dls: the columns {some(double)} have the names of parts of dates; rename "
+                                "or drop them")
+    levels = {n: levels_of((parts[n] if n in parts else df[n]).iloc[train]) for n in cats}
+    levels,conts = _useful(df, levels, conts, train)
+    if not levels and not conts: raise ValueError("tabular_dls: there are no columns to learn from")
+    _warn_identifiers(df, levels, train)
+    tidy = Tidy(dates, classes if kind=='class' else None)
+    if weights is not None: weights = weights[train]
+    dls = ready_dls(df, parts, levels, conts, ys, _block(kind, ys, classes), tidy, (train,held), weights, bs, path)
     dls.n_inp = 2  # set here, columns named `c` or `n_inp` hide nothing
     dls.c = len(classes) if kind=='class' else len(ys)
     return dls
@@ -179,8 +179,9 @@ def _task(col, task, classes):
     if kind_of(col)=='date':
         raise ValueError(f"tabular_dls: the target '{col.name}' is a date; give a number, such as days")
     values = numbers(col)
+    if (values != values.round()).any(): return 'value'
     n = values.nunique()
-    if n > 20 or (values != values.round()).any(): return 'value'
+    if n > 20: return 'value'
     if n==2:
         warnings.warn(f"tabular_dls: the target '{col.name}' holds two whole numbers and is taken as two classes; "
                       "task='value' predicts numbers", stacklevel=4)
@@ -206,37 +207,41 @@ def _split_columns(df, ys, cats, conts, skip):
     rest = [n for n in df.columns if n not in ys and n not in skip]
     given_cats,given_conts = (None if o is None else [n for n in listed(o) if n not in skip] for o in (cats,conts))
     if cats is None:
-        def few(n): return kind_of(df[n])=='level' or (kinds.is_integer_dtype(df[n].dtype) and df[n].nunique() <= 20)
+        def few(n): return kind_of(df[n])=='level' or (kinds.is_integer_dtype(df[n].dtype) and _few_values(df[n]))
         given_cats = [n for n in rest if n not in (given_conts or ()) and few(n)]
     if conts is None: given_conts = [n for n in rest if n not in given_cats and kind_of(df[n])=='number']
     return given_cats,given_conts
 
-def _add_date_columns(col, fmt, time, cats, conts, train):
+def _few_values(col): return all(o.nunique() <= 20 for o in (col.iloc[:1000], col))  # mostly the first rows will do
+
+def _date_columns(col, fmt, time, cats, conts, train):
+    "The parts of a date, by name; adds to `cats` and `conts` those that say something"
     parts = date_parts(col, fmt, time)
     prefix = next(iter(parts)).removesuffix('Year')
     for n in parts:
         if parts[n].iloc[train].nunique(dropna=False) < 2: continue
         (cats if parts_are_levels(n, prefix) else conts).append(n)
+    return dict(parts.items())
 
-def _useful(df, cats, conts, train):
-    "`cats` and `conts` without columns that say nothing"
+def _useful(df, levels, conts, train):
+    "`levels` and `conts` without columns that say nothing"
+    def constant(rows, n):
+        values = numbers(df[n].iloc[rows]).to_numpy()
+        good = values[np.isfinite(values)]
+        return not len(good) or (len(good)==len(values) and (good==good[0]).all())
     def dull(n):
         if n not in df: return False  # a part of a date
-        col = df[n].iloc[train]
-        if n in conts:
-            values = numbers(col).to_numpy()
-            good = values[np.isfinite(values)]
-            return not len(good) or (len(good)==len(values) and (good==good[0]).all())
-        return col.nunique(dropna=False) < 2 or col.isna().all()
-    out = [n for n in [*cats, *conts] if dull(n)]
+        if n in conts: return constant(train[:1000], n) and constant(train, n)  # mostly the first rows will do
+        return len(levels[n])==0 or (len(levels[n])==1 and not df[n].iloc[train].isna().any())
+    out = [n for n in [*levels, *conts] if dull(n)]
     if out:
         warnings.warn(f"tabular_dls: the columns {some(out)} are constant or empty in the training rows and are left "
                       "out", stacklevel=3)
-    return [n for n in cats if n not in out],[n for n in conts if n not in out]
+    return {n:o for n,o in levels.items() if n not in out},[n for n in conts if n not in out]
 
-def _warn_identifiers(df, cats, train):
+def _warn_identifiers(df, levels, train):
     if len(train) <= 100: return
-    ids = [n for n in cats if n in df and df[n].iloc[train].nunique() > .9*len(train)]
+    ids = [n for n in levels if n in df and len(levels[n]) > .9*len(train)]
     if ids:
         warnings.warn(f"tabular_dls: nearly every row has its own level of {some(ids)}; if they only name the rows, "
                       "leave them out by df.drop(columns=…)", stacklevel=3)

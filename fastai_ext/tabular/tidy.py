@@ -31,18 +31,33 @@ class Tidy(TabularProc):
     ):
         "Find levels, medians and columns with gaps in the training rows"
         items = to.items
-        parts = self._parts(items)
+        parts = self.parts(items)
         col = lambda n: parts[n] if n in parts else items[n]
-        self.made = list(parts)
-        self.levels = {n: levels_of(col(n)) for n in to.cat_names}
-        self.medians,self.gaps = {},[]
-        for n in to.cont_names:
-            values = numbers(col(n)).to_numpy()
-            good = np.isfinite(values)
-            self.medians[n] = float(np.median(values[good])) if good.any() else 0.
-            if not good.all(): self.gaps.append(n)
+        self.begin(parts, {n: levels_of(col(n)) for n in to.cat_names})
+        for n in to.cont_names: self.learn(n, numbers(col(n)).to_numpy())
 
-    def _parts(self, items):
+    def begin(self,
+        parts,       # Names of the parts of dates
+        levels:dict, # Category -> the levels of the training rows
+    ):
+        "Forget the numbers of earlier training rows"
+        self.made,self.levels,self.medians,self.gaps = list(parts),levels,{},[]
+
+    def learn(self,
+        n,      # Name of a number
+        values, # Its values in the training rows
+    ):
+        "Find its median, and whether it has gaps"
+        good = np.isfinite(values)
+        whole = good.all()
+        if not whole: values = values[good]
+        self.medians[n] = float(np.median(values)) if len(values) else 0.
+        if not whole: self.gaps.append(n)
+
+    def parts(self,
+        items, # A frame
+    ):
+        "The parts of its dates, name -> column"
         res = {}
         for n,(fmt,time) in self.dates.items(): res |= dict(date_parts(items[n], fmt, time).items())
         return res
@@ -61,35 +76,46 @@ class Tidy(TabularProc):
         items,lost = to.items,[n for n in self.raw(to) if n not in to.items.columns]
         if lost: raise KeyError(f"the rows lack columns that training had: {some(lost, 10)}")
         check_unique(items)
-        cols = self._parts(items)
-        for n,levels in self.levels.items(): cols[n] = self._level(cols[n] if n in cols else items[n], levels)
-        for n in self.medians: cols[n] = self._number(cols[n] if n in cols else items[n], n)
+        cols = self.parts(items)
+        for n in self.levels: cols[n] = self.level(cols[n] if n in cols else items[n], n)
+        for n in self.medians: cols[n] = self.number(numbers(cols[n] if n in cols else items[n]).to_numpy(), n)
         for n in to.y_names:
-            if n in items.columns: cols[n] = self._target(items[n])
+            if n in items.columns: cols[n] = self.target(items[n])
         kept = [c for c in items.columns if c not in cols]
         to.items = pd.concat([items[kept], pd.DataFrame(cols, index=items.index)], axis=1)
         self.fresh = False
 
-    def _level(self, col, levels):
+    def level(self,
+        col, # The values of a category, a Series
+        n,   # Its name
+    ):
+        "`col` with the levels of the training rows, the others missing; warns of them"
+        levels = self.levels[n]
         codes = codes_of(col, levels)
         unseen = codes == -2
         if unseen.any() and not self.fresh: warn_unseen(col, unseen, levels)
         return _categorical(np.where(unseen, -1, codes), levels, col.index)
 
-    def _number(self, col, n):
-        values = numbers(col).to_numpy(copy=True)
+    def number(self,
+        values, # The values of a number, an array; it is not modified
+        n,      # Its name
+    ):
+        "`values` without infinities, of which it warns, and without gaps where training had none"
+        if np.isfinite(values).all(): return values
         infinite = np.isinf(values)
         if infinite.any():
             warnings.warn(f"{infinite.sum()} of {len(values)} values of column '{n}' are infinite; they count as "
                           "missing", stacklevel=3)
-            values[infinite] = np.nan
+            values = np.where(infinite, np.nan, values)
         nan = np.isnan(values)
-        if n not in self.gaps and nan.any():
-            if not self.fresh: warn_gaps(n, nan, self.medians[n])
-            values[nan] = self.medians[n]
-        return pd.Series(values, index=col.index)
+        if n in self.gaps or not nan.any(): return values
+        if not self.fresh: warn_gaps(n, nan, self.medians[n])
+        return np.where(nan, self.medians[n], values)
 
-    def _target(self, col):
+    def target(self,
+        col, # Targets, a Series
+    ):
+        "Targets as booleans, numbers or classes in their order"
         if self.target_classes is None: return col.astype(bool) if kinds.is_bool_dtype(col.dtype) else numbers(col)
         return _categorical(class_codes(col, self.target_classes), self.target_classes, col.index)
 
