@@ -195,7 +195,8 @@ def test_a_constraint_by_group():
 
 def test_columns_of_training_and_validation():
     "With metrics of both, each penalty stands under its own name"
-    learn = learner(L1(.1), L2(.2), GroupLasso(.3), metrics=lambda p,y: (p-y).abs().mean())
+    learn = learner(NonNeg(), L1(.1), L2(.2), GroupLasso(.3), metrics=lambda p,y: (p-y).abs().mean())
+    next(cb for cb in learn.cbs if isinstance(cb, NonNeg)).order = L1.order - .1  # it has no column
     learn.recorder.train_metrics = True
     fit(learn, 1, 0.)
     row = dict(zip(learn.recorder.metric_names[1:], learn.recorder.values[-1], strict=False))
@@ -421,8 +422,9 @@ def test_schedules_out_of_range(cls):
     "Their own and those of `ParamScheduler`, before the first step"
     with pytest.raises(ValueError, match='must stay >'): cls(SchedLin(.1, -.1))
     cb = cls(.1)
-    with pytest.raises(ValueError, match='must stay >'):
-        fit(learner(cb, Never(), ParamScheduler({cb.key(cb.hypers[-1]): SchedLin(.1, -.1)})), 1)
+    for end in (-.1, 0.) if cls is MaxNorm else (-.1,):
+        with pytest.raises(ValueError, match='must stay >'):
+            fit(learner(cb, Never(), ParamScheduler({cb.key(cb.hypers[-1]): SchedLin(.1, end)})), 1)
 
 @pytest.mark.parametrize('cls,key', [(RDrop,'rdrop'), (JacobianPenalty,'jacobian'), (ConfidencePenalty,'confidence'),
                                      (SAM,'rho'), (ASAM,'rho'), (WeightDecay,'wd')])
@@ -498,6 +500,27 @@ def test_strengths_after_the_fit_are_those_of_its_end():
     assert all('l1' not in h for h in learn.opt.hypers)
     wrapped = fit(learner(L1(.1), opt_func=torch_adam), 1, .01).opt
     assert 'l1' not in wrapped.fwd_map and 'l1' not in wrapped.bwd_map
+
+def test_validation_within_a_fit_takes_no_strength_away():
+    class Validates(Callback):
+        order = -20  # before the model is put into training
+        def before_train(self):
+            self.learn.validate()
+            assert self.opt.hypers[0]['l1']==.1 and len(self.learn.metrics)==0
+    learn = fit(learner(L1(.1), Validates()), 2, .01)
+    with learn.no_bar(): learn.validate()
+    assert len(learn.recorder.log)==3  # number, loss and time: no column of `L1`
+
+def test_a_learner_without_a_recorder():
+    learn = learner(L1(1e3))
+    learn.remove_cb(learn.recorder)
+    assert all((w==0).all() for w in weights(fit(learn, 1, .1)))
+
+def test_all_strengths_of_a_subclass_are_asked_for_and_shown():
+    class Mine(L1): hypers = ('one','two')
+    for kwargs in (dict(one=.1), dict(one=.1, two=.2, three=.3)):
+        with pytest.raises(TypeError, match='give one, two, not'): Penalty.__init__(Mine.__new__(Mine), **kwargs)
+    assert repr(L1(.1, skip='head*'))=="L1(l1=0.1, only=None, skip='head*')"
 
 def test_one_strength_in_a_list_is_for_all_groups():
     a,b = (weights(fit(learner(L1(s), splitter=two), 1, .1)) for s in ([.3], .3))

@@ -685,6 +685,56 @@ def test_wd_after_an_error_in_the_step():
     with learn.no_bar(): learn.validate()
     assert learn.opt.hypers[0]['wd']==.01  # the optimizer's own again, as after any fit
 
+@pytest.mark.parametrize('opt', ['Adam', 'AdamW'])
+@pytest.mark.parametrize('how', ['new', 'loaded', 'other groups', 'scheduled', 'validates'])
+def test_a_decay_follows_the_optimizer(opt, how, tmp_path):
+    "Where a callback makes it anew within the fit, loads what was saved before, or validates"
+    seen,sched = [],ParamScheduler({'wd': SchedLin(.4, .1)})
+    class Again(Callback):
+        order = 85
+        def before_batch(self):
+            if self.train_iter != 1: return
+            lr = self.opt.hypers[-1]['lr']
+            if how=='loaded': self.learn.load('before')
+            elif how=='other groups': self.learn.splitter = body_and_head
+            if how not in ('loaded', 'validates'): self.learn.create_opt()
+            self.opt.set_hyper('lr', lr)
+            if how=='scheduled': self.learn.param_scheduler.before_batch()
+    class Validates(Callback):
+        order = -20  # before the model is put into training
+        def before_train(self):
+            if how=='validates':
+                self.learn.validate()
+                assert self.opt.hypers[0]['wd']==.4
+    class See(Callback):
+        order = 89
+        def before_step(self):
+            seen.append(self.opt.hypers[0]['wd'])
+            self.was = self.model[0].weight.detach().clone()
+    class Moved(Callback):
+        order = 91
+        def before_step(self):
+            w = self.model[0].weight.detach()
+            torch.testing.assert_close(w, self.learn.see.was*(1 - self.opt.hypers[0]['lr']*seen[-1]))
+    learn = learner(WeightDecay(.4), Again(), Validates(), See(), Moved(), batches=[data()]*3,
+                    opt_func=optimizers[opt], wd=.01, path=tmp_path)
+    learn.create_opt()
+    learn.save('before')
+    own = learn.opt.hypers[0]['wd']
+    fit(learn, 1, .01, cbs=[sched] if how=='scheduled' else [])
+    assert seen==pytest.approx([.4, .3, .2] if how=='scheduled' else [.4]*3)
+    if how != 'scheduled': assert {h['wd'] for h in learn.opt.hypers}=={.01 if how=='validates' else own}
+    assert not any('wd_before' in h for h in learn.opt.hypers)
+
+def test_wd_of_a_fit_after_an_error_in_the_step():
+    "The fit's own, not that of the fit that has failed"
+    class Fail(Callback):
+        order = 100
+        def before_step(self): raise RuntimeError('made for the test')
+    learn = everything(WeightDecay(), opt='Adam')
+    with pytest.raises(RuntimeError): fit(learn, 1, .01, wd=.2, cbs=Fail())
+    assert fit(learn, 1, .01, wd=.7).opt.hypers[0]['wd']==.7
+
 def test_contract_learner_trains_as_before_without_strength():
     a,b = (fit(contract_learner(cbs=cbs), 1) for cbs in ([WeightDecay(.5)], []))
     assert any(not torch.equal(x, y) for x,y in zip(weights_of(a).values(), weights_of(b).values()))

@@ -5,7 +5,7 @@ from functools import partial
 import pytest, timm, torch, torchvision
 from fastai.basics import (Adam, Callback, CrossEntropyLossFlat, DataLoader, DataLoaders, Learner, MSELossFlat,
                            OptimWrapper, SGD, set_seed)
-from fastai.layers import AdaptiveConcatPool2d, ConvLayer, Flatten
+from fastai.layers import AdaptiveConcatPool2d, ConvLayer, Flatten, SigmoidRange, View
 from fastai.tabular.all import Categorify, Normalize, RegressionBlock, TabularDataLoaders, load_learner, tabular_learner
 from hypothesis import given, settings, strategies as st
 from torch import nn
@@ -15,6 +15,7 @@ from torch.nn.utils.parametrizations import weight_norm
 import fastai_ext.regularize.prune as prune_module
 from fastai_ext.regularize.prune import shrink_model
 from fastai_ext.regularize.chains import chains
+from fastai_ext.regularize.coupled import coupled
 from fastai_ext.regularize.units import oriented, zero_columns, zero_rows as zero_rows_of
 
 layers = (nn.Linear, nn.modules.conv._ConvNd)
@@ -215,7 +216,9 @@ def test_left_alone(net, x):
 
 def test_a_shared_layer_stays_while_others_shrink():
     net = Shared().eval()
-    for m in (net.a, net.b): m.weight.data[1:3] = 0
+    for m,bias in ((net.a, 1.), (net.b, .5)):
+        m.weight.data[1:3] = 0
+        m.bias.data[1:3] = bias
     assert not check(net, torch.randn(3, 4), fewer=False).done
 
 def test_wrong_answers_are_never_committed():
@@ -493,7 +496,8 @@ followed = [(Functional(o), picture) for o in ('mean','amax','view','method','fl
     (nn.Sequential(nn.Conv2d(1, 6, 3), nn.PReLU(6), AdaptiveConcatPool2d(), Flatten(), nn.Linear(12, 2)), picture),
     (nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6, affine=False), nn.PReLU(), nn.AvgPool2d(2),
                    nn.Conv2d(6, 2, 1)), picture),
-    (nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.GELU(), nn.Dropout(), nn.Linear(6, 2)), row)]
+    (nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.GELU(), nn.Dropout(), nn.Linear(6, 2)), row),
+    (nn.Sequential(nn.Linear(4, 6), SigmoidRange(0, 1), nn.Linear(6, 2)), row)]
 
 @pytest.mark.parametrize('net,x', followed)
 def test_units_are_read_where_chains_say_and_nowhere_else(net, x):
@@ -543,6 +547,9 @@ ends = [  # the reason first
     ('size follows', partial(Ends, lambda m,h: m.b(h)/h.size(1)), row),
     ('getattr follows', partial(Ends, lambda m,h: m.b(h)/h.shape[1]), row),
     ('view follows', partial(Ends, lambda m,h: m.b(h.view(1, -1)), 18), row),
+    ('clamp follows', partial(Ends, lambda m,h: m.b(h.clamp(max=m.b.bias.sum()))), row),
+    ('avg_pool1d follows', partial(Ends, lambda m,h: m.b(F.avg_pool1d(h, 1))), torch.randn(3, 5, 4)),
+    ('nothing reads it', partial(Ends, lambda m,h: m.b.bias), row),
     ('a shares a weight with another layer', partial(Ends, lambda m,h: m.b(h) + m.a.weight.sum()), row)]
 
 @pytest.mark.parametrize('why,make,x', ends, ids=lambda o: o if isinstance(o, str) else '')
@@ -558,6 +565,13 @@ class Flat(nn.Module):
 class Gauge(nn.Linear):
     "A layer with a weight of its own kind"
     def __init__(self, *args): super().__init__(*args); self.scale = nn.Parameter(torch.ones(1))
+
+def around(mid, n=6, conv=False):
+    return nn.Sequential(nn.Conv2d(1, 6, 3) if conv else nn.Linear(4, 6), mid, nn.Linear(n, 2))
+
+def norm_used_twice():
+    norm = nn.BatchNorm1d(6)
+    return nn.Sequential(nn.Linear(4, 6), norm, nn.Linear(6, 6), norm, nn.Linear(6, 2))
 
 old_norm = nn.utils.weight_norm if hasattr(nn.utils, 'weight_norm') else weight_norm
 
@@ -577,7 +591,11 @@ old_norm = nn.utils.weight_norm if hasattr(nn.utils, 'weight_norm') else weight_
      'MaxPool1d 1 follows'),
     (lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 8, 3, groups=4), nn.Conv2d(8, 2, 1)), picture, '0',
      'Conv2d 1 follows'),
-    (Adds, picture, 'a', 'add follows'),
+    (Adds, picture, 'a', 'add follows'), (partial(around, nn.GLU(), 3), row, '0', 'GLU 1 follows'),
+    (partial(around, nn.LogSoftmax(1)), row, '0', 'LogSoftmax 1 follows'),
+    (partial(around, nn.Softmax2d(), 10, True), picture, '0', 'Softmax2d 1 follows'),
+    (partial(around, View(-1, 3), 3), row, '0', 'View 1 follows'),
+    (norm_used_twice, row, '0', '1 is used 2 times'),
     (lambda: nn.Sequential(nn.Conv1d(1, 6, 3), nn.MaxPool2d(2), nn.Linear(5, 2)), torch.randn(2, 1, 12), '0',
      'MaxPool2d 1 follows'),
     (lambda: nn.Sequential(nn.Conv2d(2, 6, 3, groups=2), nn.Conv2d(6, 2, 1)), torch.randn(2, 2, 9, 9), '0',
@@ -585,3 +603,89 @@ old_norm = nn.utils.weight_norm if hasattr(nn.utils, 'weight_norm') else weight_
 def test_why_a_layer_is_left_alone(make, x, name, why):
     found,left = chains(make().eval(), x)
     assert left[name] == why and name not in [u.name for u in found]
+
+class Two(nn.Module):
+    "Two layers read the first, one of them past a norm"
+    def __init__(self):
+        super().__init__()
+        self.a,self.b,self.norm,self.c = nn.Linear(4, 5),nn.Linear(5, 2),nn.BatchNorm1d(5),nn.Linear(5, 2)
+    def forward(self, x): h = self.a(x); return self.b(h),self.c(self.norm(h))
+
+def test_units_of_chains_are_dead_for_all_that_read_them():
+    net = Two().eval()
+    net.b.weight.data[:,[0,1,3]] = 0
+    net.c.weight.data[:,0] = 0
+    net.norm.weight.data[2:4] = 0
+    u, = chains(net, row)[0]
+    assert u.unread.tolist()==[True]+[False]*4 and u.constant.tolist()==[False]*3+[True, False]
+    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten(), nn.BatchNorm1d(12), nn.Linear(12, 2)).eval()
+    net[2].weight.data[:6] = 0  # of the second filter, some positions only
+    u, = chains(net, torch.randn(5, 1, 4, 4))[0]
+    assert u.constant.tolist()==[True, False, False] and not u.unread.any()
+    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Conv2d(3, 3, 3, groups=3), AdaptiveConcatPool2d(2), nn.BatchNorm2d(6),
+                        Flatten(), nn.Linear(24, 2)).eval()
+    net[0].weight.data[0] = 0; net[1].weight.data[1] = 0
+    net[3].weight.data[2] = 0; net[5].weight.data[:,20:] = 0  # the first half does not vary, the second is not read
+    assert chains(net, picture)[0][0].constant.tolist()==[True]*3
+
+def test_chains_look_at_a_network_in_evaluation():
+    "One row is enough, and nothing is learnt from it"
+    net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 2))
+    was = copy.deepcopy(net.state_dict())
+    assert [u.name for u in chains(net, row[:1])[0]]==['0'] and net.training
+    assert all(torch.equal(was[k], v) for k,v in net.state_dict().items())
+
+def test_a_block_that_cannot_be_traced_counts_as_a_layer():
+    found,left = chains(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4), Branches()).eval(), row)
+    assert [u.name for u in found]==['0'] and '2' in left
+
+def test_units_of_sums_are_dead_where_all_agree():
+    "Every layer that is added puts out nothing that varies, or no layer reads it"
+    net = Adds().eval()
+    net.a.weight.data[[0,1,4]] = 0
+    net.b.weight.data[[0,4]] = 0
+    net.b.weight.data[:,[2,4]] = 0
+    net.c.weight.data[:,[2,3,4]] = 0
+    u = next(u for u in coupled(net, torch.randn(2, 1, 8, 8))[0] if u.name in ('a','b'))
+    assert {*u.makers}=={'a','b'} and {*u.readers}=={'b','c'}
+    assert u.constant.tolist()==[True]+[False]*5 and u.unread.tolist()==[False,False,True,False,True,False]
+    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten(), nn.Linear(12, 2)).eval()
+    net[2].weight.data[:,:7] = 0  # of the second filter, three positions of four
+    u = next(u for u in coupled(net, torch.randn(2, 1, 4, 4))[0] if u.name=='0')
+    assert u.unread.tolist()==[True, False, False]
+
+def test_a_place_of_grouped_convolutions_is_dead_in_all_groups():
+    class Wide(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a,self.b,self.c = nn.Conv2d(1, 8, 3),nn.Conv2d(8, 4, 3, groups=2),nn.Conv2d(8, 2, 1)
+        def forward(self, x): h = self.a(x).relu(); return self.b(h),self.c(h)
+    net = Wide().eval()
+    net.a.weight.data[[1,5,2]] = 0
+    net.b.weight.data[:,[0,3]] = 0
+    net.c.weight.data[:,[0,4,3]] = 0
+    u = next(u for u in coupled(net, picture)[0] if u.name=='a')
+    assert u.n==4 and u.constant.tolist()==[False,True,False,False] and u.unread.tolist()==[True,False,False,False]
+
+def test_heads_are_dead_as_a_whole():
+    net = timm.create_model('vit_tiny_patch16_224', img_size=32, patch_size=8, depth=1, num_classes=3).eval()
+    att,x = net.blocks[0].attn,torch.randn(1, 3, 32, 32)
+    att.qkv.weight.data[384:416] = 0  # half of the first head's values
+    att.qkv.weight.data[448:] = 0
+    att.proj.weight.data[:,32:128] = 0
+    u = next(u for u in coupled(net, x)[0] if u.what=='heads')
+    assert u.constant.tolist()==[False,False,True] and u.unread.tolist()==[False,True,False]
+    assert coupled(net, x, ['blocks.0.attn'])[1]['blocks.0.attn.qkv']=='skipped'
+    att.gate = nn.Identity()
+    assert not any(u.what=='heads' for u in coupled(net, x)[0])
+
+def test_what_a_shared_layer_is_given_by_all_its_uses():
+    "The numbers of its last use are not those of its first: what is handed on there would be wrong elsewhere"
+    net = Shared().eval()
+    for m in (net.a, net.b): m.weight.data[1:3] = 0
+    net.a.bias.data[1:3] = 1.; net.b.bias.data[1:3] = -1.
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')  # known beforehand, not found out by other answers
+        assert not check(net, torch.randn(3, 4), fewer=False).done
+    net.b.bias.data[1:3] = 1.
+    check(net, torch.randn(3, 4))

@@ -11,13 +11,15 @@ from dataclasses import dataclass,field
 
 import torch
 from fastai.callback.core import Callback
+from fastai.callback.schedule import ParamScheduler
 from fastai.callback.training import GradientClip
 from fastai.learner import Learner
 from fastai.optimizer import Lookahead,OptimWrapper,l2_reg,weight_decay
 from fastcore.basics import patch
 
+from ..keep.checkpoint import in_fit
 from ..model.weights import weights
-from .strength import check_schedules
+from .strength import check_schedules,drop_hyper,keep_hyper,lacks_hyper
 from ..table import Table
 
 # %% ../../nbs/regularize/decay.ipynb #a96d0f3f
@@ -167,12 +169,12 @@ class WeightDecay(Callback):
     embeddings decay, norms, biases, vectors and frozen weights do not (Loshchilov and Hutter 2019).
 
     `wd` stays the hyper-parameter that it is: `fit(wd=…)`, slices and `ParamScheduler` set it. The optimizer's own
-    decay is put to 0 for the time of each step. Raises `ValueError` for a strength that is negative or not a number,
-    and in `fit` for an optimizer without `wd`."""
+    decay is put to 0 for the time of each step, and its own `wd` comes back after the fit. Raises `ValueError` for a
+    strength that is negative or not a number, and in `fit` for an optimizer without `wd`."""
     order = GradientClip.order + 79  # last before the step: what cancels a step, or changes gradients, comes before
     run_valid = False
-    _stateattrs = ('_lists','_parts','_own','_before')
-    _before = None
+    _stateattrs = ('_lists','_parts','_own')
+    _before = 'wd_before'  # hyper-parameter in a fit: the optimizer's own `wd`
     _lists,_parts,_own = (),(),None
 
     def __init__(self,
@@ -206,18 +208,22 @@ class WeightDecay(Callback):
         self._put_back()
         if self.opt is None or self.learn.lock.locked():
             return  # `validate` and `get_preds` fire this event too, holding the lock
+        check_schedules('WeightDecay', self.learn, ['wd'])
+        self._begin()
+
+    def _begin(self):
+        "Set the strength, and list the parameters of this optimizer"
         if not all('wd' in h for h in self.opt.hypers):
             name = type(getattr(self.opt, 'opt', self.opt)).__name__
             raise ValueError(f"WeightDecay: {name} has no hyper-parameter wd; use Adam, SGD or another optimizer of "
                              f"fastai, or AdamW, Adam or SGD of torch in OptimWrapper")
-        check_schedules('WeightDecay', self.learn, ['wd'])
         ws = self.choose(self.learn)
         if not len(ws):
             raise ValueError(f"WeightDecay: only={self.only!r}, skip={self.skip!r} leave no weight to decay; choose "
                              f"others")
-        if self.strength is not None:
-            if self._before is None: self._before = [h['wd'] for h in self.opt.hypers]
-            self.opt.set_hyper('wd', self.strength)
+        keep_hyper(self.opt, self._before, [h['wd'] for h in self.opt.hypers])
+        scheduled = any(isinstance(cb, ParamScheduler) and 'wd' in cb.scheds for cb in self.learn.cbs)
+        if self.strength is not None and not scheduled: self.opt.set_hyper('wd', self.strength)
         whole = {id(p) for w in ws if not w.role.index for p in w.params if p.ndim > 1 or self.only is not None}
         self._lists = [[p for p in g if id(p) in whole] for g in self.opt.param_lists]
         self._parts = [[w for w in ws if w.role.index and any(w.param is p for p in g)] for g in self.opt.param_lists]
@@ -225,10 +231,13 @@ class WeightDecay(Callback):
     def _put_back(self):
         "Give the optimizer its own strengths back"
         own,opt = self._own,self.opt
-        if own is not None and opt is not None and len(own)==len(opt.hypers): opt.set_hyper('wd', own)
+        if own is not None and opt is not None and not lacks_hyper(opt, self._before):
+            if not any(h['wd'] for h in opt.hypers): opt.set_hyper('wd', own)  # else `fit` has set it since
         self._own = None
 
-    def before_batch(self): self._put_back()  # of a step that an error has ended
+    def before_batch(self):
+        self._put_back()  # of a step that an error has ended
+        if self.opt is not None and lacks_hyper(self.opt, self._before): self._begin()
 
     @torch.no_grad()
     def before_step(self):
@@ -251,10 +260,12 @@ class WeightDecay(Callback):
     def after_step(self): self._put_back()
     def after_batch(self): self._put_back()
     def after_fit(self):
+        if self.learn.lock.locked() and in_fit(self.learn): return  # `validate` within a fit
         self._put_back()
-        if self._before is not None and self.opt is not None:
-            self.opt.set_hyper('wd', self._before)  # a fit without the callback decays as before
-        self._before = None
+        if self.opt is None or lacks_hyper(self.opt, self._before): return
+        if self.strength is not None:  # a fit without the callback decays as before
+            self.opt.set_hyper('wd', [h[self._before] for h in self.opt.hypers])
+        drop_hyper(self.opt, self._before)
 
     def __repr__(self):
         return f'WeightDecay(wd={self.strength!r}, only={self.only!r}, skip={self.skip!r}, how={self.how!r})'

@@ -21,7 +21,9 @@ def _inputs(net, xb, readers):
     def look(name):
         def hook(m, args, kwargs):
             x = args[0].detach()
-            seen[name] = x.movedim(1 if isinstance(m, _ConvNd) else -1, 0).flatten(1).aminmax(dim=1)
+            low,high = x.movedim(1 if isinstance(m, _ConvNd) else -1, 0).flatten(1).aminmax(dim=1)
+            if name in seen: low,high = torch.minimum(low, seen[name][0]),torch.maximum(high, seen[name][1])
+            seen[name] = low,high  # of all its uses
         return hook
     forward(net, xb, {}, {mods[r]: look(r) for r in readers}, train=False)
     return seen
