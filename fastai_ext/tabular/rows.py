@@ -33,13 +33,16 @@ def raw_names(
     return [n for n in to.cat_names if n not in made], list(to.cont_names)
 
 def medians(
-    to, # A `TabularPandas`
+    to,         # A `TabularPandas`
+    names=None, # Of these continuous columns; None: of all
 ):
     "The training median of each continuous column, in the units of the frame it was made from"
+    names = list(to.cont_names if names is None else names)
+    if not names: return {}
     row = to.items.iloc[:1].copy()
     row[list(to.cont_names)] = row[list(to.cont_names)].astype('float64')
-    for n in to.cont_names: row[n] = float(to.items[n].median())
-    return to.new(row).decode().items.iloc[0][list(to.cont_names)].to_dict()
+    for n in names: row[n] = float(to.items[n].median())
+    return to.new(row).decode().items.iloc[0][names].to_dict()
 
 def row_dtypes(
     to, # A `TabularPandas`

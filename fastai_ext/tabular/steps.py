@@ -35,7 +35,8 @@ def encoder_of(
     if catfy is None and len(to.cat_names): return None
     marks = {f'{n}_na':n for n in fill.na_dict} if fill is not None and fill.add_col else {}
     cats = [_cat(n, catfy.classes[n], marks, None if levels is None else levels[i]) for i,n in enumerate(to.cat_names)]
-    types,mids = (facts['dtypes'],facts['medians']) if facts else (row_dtypes(to),medians(to))
+    types,mids = (facts['dtypes'],facts['medians']) if facts else (row_dtypes(to),medians(to, tidy and tidy.gaps))
+    if tidy is not None: mids = tidy.medians | {n: mids[n] for n in tidy.gaps}  # of gaps, that of the filled column
     conts = [_cont(to, n, types[n], mids[n]) for n in to.cont_names]
     sizes = [len(catfy.classes[n]) for n in to.cat_names]
     vocab = None if vocab is None else list(vocab)
@@ -56,8 +57,7 @@ def _cat(name, vocab, marks, seen):
     return dict(name=name, levels=[names[i] for i in kept], codes=kept, vocab=names)
 
 def _cont(to, name, dtype, median):
-    fill,norm,tidy = proc(to, FillMissing),proc(to, Normalize),proc(to, Tidy)
-    if tidy is not None and name not in tidy.gaps: median = tidy.medians[name]
+    fill,norm = proc(to, FillMissing),proc(to, Normalize)
     value = None if fill is None else fill.na_dict.get(name)
     mean,std = (None,None) if norm is None else (float(norm.means[name]), float(norm.stds[name]))
     single = norm is not None and len(to.items) > 0 and to.items[name].dtype == 'float32'

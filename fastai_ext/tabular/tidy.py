@@ -93,8 +93,10 @@ class Tidy(TabularProc):
         levels = self.levels[n]
         codes = codes_of(col, levels)
         unseen = codes == -2
-        if unseen.any() and not self.fresh: warn_unseen(col, unseen, levels)
-        return _categorical(np.where(unseen, -1, codes), levels, col.index)
+        if unseen.any():
+            if not self.fresh: warn_unseen(col, unseen, levels)
+            codes = np.where(unseen, -1, codes)
+        return _categorical(codes, levels, col.index)
 
     def number(self,
         values, # The values of a number, an array; it is not modified
