@@ -368,7 +368,7 @@ def test_26_zero_starts_are_not_rescued():
     assert r['2.a.weight'].scale > 0 and torch.equal(m(torch.randn(5,4)), torch.full((5,3), -4.6))
 
 class Spare(nn.Module):
-    def __init__(self): super().__init__(); self.used,self.spare = nn.Linear(3,4),nn.Linear(3,4)
+    def __init__(self): super().__init__(); self.used,self.spare = nn.Linear(3,20),nn.Linear(3,20)
     def forward(self, a, b=None): return {'out': (self.used(a),), 'b': b}
 
 def test_27_never_called_modules_tuples_and_dicts():

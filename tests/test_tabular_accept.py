@@ -1,4 +1,5 @@
 "What a user may count on with every engine: gaps, functions of the target, rows in any form, nothing modified"
+import warnings
 import numpy as np
 import pandas as pd
 import pytest
@@ -140,6 +141,17 @@ def test_fit_tabular_keeps_later_rows_to_report():
     with pytest.raises(ValueError, match='positions as valid would mean others'):
         fit_tabular(df, 'y', time='day', valid=range(10))
     with pytest.raises(ValueError, match='sort the rows before'): fit_tabular(ens.dls, time='day')
+
+@pytest.mark.parametrize('name', ['lgbm','xgb','catboost','network'])
+def test_fit_tabular_cuts_the_first_member_short_and_says_so(name):
+    with pytest.warns(UserWarning, match=f"time_limit cut '{name}' short in 3 of 3 folds.* give more seconds"):
+        ens = fit_tabular(table(), 'y', models=[name,'rf'], folds=3, valid=.3, time_limit=1e-3, verbose=False)
+    assert ens.names == [name] and (name=='network' or ens.model.members[0].model.engine.n_rounds <= 3)
+    assert np.isfinite(ens.leaderboard().loss).all()
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', 'fit_tabular')
+        ens = fit_tabular(table(), 'y', models=[name,'rf'], folds=3, valid=.3, time_limit=600, verbose=False)
+    assert ens.names == [name,'rf']
 
 @pytest.mark.parametrize('name,loss', [('hist', dict(loss='poisson')), ('lgbm', dict(objective='poisson')),
                                        ('xgb', dict(objective='count:poisson')),

@@ -355,6 +355,16 @@ def test_the_bar_moves_and_a_callback_stops_the_growth():
         with tl.no_bar(), tl.no_logging(): tl.fit(cbs=Look(), blocks=20)
         assert len(seen) == 5 and seen[0] > seen[-1] and 20 <= tl.model.engine.n_rounds < 60
 
+@pytest.mark.parametrize('name', boosters)
+def test_a_callback_stops_the_growth_in_its_first_round(name):
+    class Stop(Callback):
+        def after_batch(self):
+            if self.training and self.n_iter > 1: raise CancelFitException
+    tl = tree_learner(data(), name, n_estimators=100)
+    with tl.no_bar(), tl.no_logging(): tl.fit(cbs=Stop(), blocks=100)
+    assert tl.model.engine.n_rounds <= 2 or name=='hist'  # which tells nobody before it is done
+    assert tl.get_preds()[0].isfinite().all()
+
 def test_clone_summary_and_a_second_fit(fitted):
     for name in names:
         tl = fitted(name)

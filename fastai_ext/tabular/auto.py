@@ -6,7 +6,7 @@
 __all__ = ['fit_tabular']
 
 # %% ../../nbs/tabular/auto.ipynb #10940c59
-import importlib.util, warnings
+import importlib.util, itertools, warnings
 import numpy as np
 from time import perf_counter
 from .dls import tabular_dls
@@ -32,7 +32,7 @@ def installed(
 def fit_tabular(
     df,                # The table, a frame; or `TabularDataLoaders` that are made already
     y=None,            # Name of the target, or a list of names, as for `tabular_dls`
-    time_limit:float=None, # Seconds, > 0; a member that would not be done in time is left out, the first excepted
+    time_limit:float=None, # Seconds, > 0; a member that would not be done in time is left out, the first cut short
     models=None,       # Names of engines, and `'network'`; None: all that are installed
     folds:int=None,    # Folds, >= 2; None: 5, or 3 from 50,000 rows on
     metrics=None,      # fastai metrics, for `validate` and `leaderboard`
@@ -66,13 +66,14 @@ def fit_tabular(
     for name in names:
         left = None if time_limit is None else time_limit-(perf_counter()-start)
         if done and left is not None and left <= 0: break
-        begun = perf_counter()
-        make = _maker(name, dls, parts, kind, y_tfm, seed, network, metrics)
-        res = make(_clock(begun, len(parts), left if done else None))
-        took = perf_counter()-begun
+        if not done and left is not None: left = max(left, time_limit/2)  # whatever the preparation took
+        clock = _Clock(len(parts), left, first=not done)
+        res = _fitted(name, dls, parts, kind, y_tfm, seed, network, metrics, clock)
+        took = clock.used()
         if res is None:
             if verbose: print(f'{name:10} left out: it would not be done in time')
             continue
+        if clock.cut: warnings.warn(_cut(name, clock), stacklevel=2)
         done[name],oof[name] = res
         seconds[name] = took
         if verbose: print(f'{name:10} {loss_of_kind(kind)(res[1], targets):.5g} out of fold, {took:.1f} s')
@@ -111,18 +112,52 @@ def _in_time(df, time, valid):
         valid = range(len(df)-round(valid*len(df)), len(df))
     return df,valid
 
-def _clock(begun, n, left):
-    "A function of the fold that is done: would all `n` take longer than `left` seconds?"
-    def late(i):
-        used = perf_counter()-begun
-        return left is not None and i+1 < n and used/(i+1)*n > left
-    return late
+class _Clock:
+    """What of `left` seconds the folds of a member have used. The first member must come to an end: each fold has its
+    share, and the network or boosting ends there. Another is left out as soon as it would be late"""
+    def __init__(self, folds, left, first):
+        self.folds,self.left,self.first = folds,left,first
+        self.begun,self.cut = perf_counter(),0
 
-def _maker(name, dls, parts, kind, y_tfm, seed, network, metrics):
-    "A function of a clock that gives (learner, out-of-fold predictions), or None where it would not be done in time"
-    def make(late):
-        with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', message='The given NumPy array is not writable')
-            if name=='network': return bagged_network(network, dls, parts, kind, name, late)
-            return bagged(tree_learner(dls, name, metrics, y_tfm=y_tfm, seed=seed), parts, done=late)
-    return make
+    def used(self): return perf_counter()-self.begun
+
+    def until(self, i):
+        "When fold `i` must end, in seconds since the begin"
+        return self.left*((i+1)/self.folds if self.first else 1)
+
+    def late(self, i):
+        "After fold `i`: would all take too long?"
+        if self.left is None or self.first or i+1==self.folds: return False
+        return self.used()/(i+1)*self.folds > self.left
+
+    def step(self, i):
+        "What stops the boosting of fold `i`, or None"
+        if self.left is None: return None
+        def stop(rounds, total, _):
+            over = self.used() > self.until(i)
+            self.cut += over and rounds < total
+            return over
+        return stop
+
+    def network(self, f):
+        "`network_for` of the next fold, within its time; a function of the user's as it is"
+        if self.left is None or f is not network_for: return f
+        fold = itertools.count()
+        def fit(dls):
+            until = self.until(next(fold))
+            learn = f(dls, seconds=max(1e-3, until-self.used()))
+            self.cut += self.used() > until
+            return learn
+        return fit
+
+def _cut(name, clock):
+    return (f"fit_tabular: time_limit cut '{name}' short in {clock.cut} of {clock.folds} folds; give more seconds, fewer "
+            "folds or fewer rows")
+
+def _fitted(name, dls, parts, kind, y_tfm, seed, network, metrics, clock):
+    "(learner, out-of-fold predictions), or None where it would not be done in time"
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='The given NumPy array is not writable')
+        if name=='network': return bagged_network(clock.network(network), dls, parts, kind, name, clock.late)
+        trees = tree_learner(dls, name, metrics, y_tfm=y_tfm, seed=seed)
+        return bagged(trees, parts, done=clock.late, step=clock.step)

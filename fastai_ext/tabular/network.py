@@ -8,9 +8,10 @@ __all__ = ['network_for']
 # %% ../../nbs/tabular/network.ipynb #5bf86b09
 import numpy as np
 import torch
+from time import perf_counter
 from torch import nn
-import fastai.callback.schedule  # noqa: F401  adds fit_one_cycle
-from fastai.callback.core import Callback
+from fastai.callback.schedule import ParamScheduler  # and with it `fit_one_cycle`
+from fastai.callback.core import Callback, CancelFitException, CancelTrainException
 from fastai.layers import LinBnDrop, SigmoidRange
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner, Recorder
@@ -65,11 +66,23 @@ class _KeepBest(Callback):
 
     def after_epoch(self):
         if not len(self.dls.valid_ds): return
-        loss = self.recorder.values[-1][self.recorder.metric_names.index('valid_loss')-1]
+        loss = self.recorder.values[-1][-1]  # there are no metrics behind it
         if loss < self.best: self.best,self.kept = loss,{k: v.clone() for k,v in self.model.state_dict().items()}
 
     def after_fit(self):
         if self.kept is not None: self.model.load_state_dict(self.kept)
+
+class _Within(Callback):
+    """A fit of at most `seconds`: a schedule that would take longer runs as fast as the clock, to its end (budgeted
+    training, Li, Yumer and Ramanan 2020)"""
+    order,run_valid = ParamScheduler.order-1,False
+    def __init__(self, seconds): self.seconds,self.begun = seconds,perf_counter()
+    def part(self): return (perf_counter()-self.begun)/self.seconds
+    def before_batch(self): self.learn.pct_train = min(max(self.learn.pct_train, self.part()), 1)
+    def after_batch(self):
+        if self.part() >= 1 and self.iter+1 < self.n_iter: raise CancelTrainException
+    def before_epoch(self):
+        if self.part() >= 1 and self.epoch: raise CancelFitException
 
 # %% ../../nbs/tabular/network.ipynb #4f5d6f96
 def network_for(
@@ -80,6 +93,7 @@ def network_for(
     ps:float=.1,     # Dropout, in [0,1)
     bins:int=48,     # Pieces of each number, see `PiecewiseLinear`; 0: numbers as they are, as in fastai
     bs:int=None,     # Rows in a batch, >= 1; None: a sixty-fourth of the rows, between 32 and 256
+    seconds:float=None, # For the fit, > 0: a schedule that would take longer is shortened to end then; None: no limit
 ):
     """A fitted network, its outputs in the units of the target: the member of `fit_tabular`. fastai's `TabularModel` on
     numbers in pieces; the epoch that is best on the validation rows is kept"""
@@ -101,7 +115,8 @@ def network_for(
     learn = Learner(dls, model, loss_func=loss)
     learn.dls = _as_tensors(dls, bs, kind)
     if n_epoch is None: n_epoch = int(np.clip(4000*bs//len(to), 5, 20)) if kind=='value' else 5
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(n_epoch, lr, wd=.01, cbs=_KeepBest())
+    cbs = [_KeepBest()] if seconds is None else [_KeepBest(),_Within(seconds)]
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(n_epoch, lr, wd=.01, cbs=cbs)
     learn.dls = dls
     return learn
 

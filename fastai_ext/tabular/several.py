@@ -114,12 +114,13 @@ class Bag(Composite):
         wgts=None,    # A weight >= 0 for each row
         patience:int=50, # Rounds without improvement before a fit stops, >= 1
         done=None,    # Called as `done(i)` after each fold; stops the bag when it returns True
+        step=None,    # A function of the fold that gives `step` of `Engine.fit`
     ):
         "(a fitted bag, the out-of-fold predictions), or None where `done` stopped it"
         out,new = np.zeros((len(x), self.task.n_out)),Bag(self.source)
         for i,(a,b) in enumerate(folds):
             engine,w = self.source.fresh(self.seed+i),None if wgts is None else wgts[a]
-            new.each.append(fit_engine(engine, x[a], y[a], (x[b],y[b]), w, patience))
+            new.each.append(fit_engine(engine, x[a], y[a], (x[b],y[b]), w, patience, step and step(i)))
             out[b] = new.each[-1].predict(x[b])
             if done is not None and done(i): return None
         return new,out

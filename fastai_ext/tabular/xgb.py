@@ -118,7 +118,9 @@ def step_callback(
     "XGBoost's callback that tells `step` how far it is"
     from xgboost.callback import TrainingCallback
     class Step(TrainingCallback):
+        stops = False
         def after_iteration(self, model, epoch, evals_log):
             loss = next(iter(evals_log['valid'].values()))[-1] if evals_log else None
-            return bool(step(epoch+1, total, loss))
+            self.stops = self.stops or bool(step(epoch+1, total, loss))
+            return self.stops and epoch > 0  # after the first round XGBoost's early stopping has no best one yet
     return Step()
