@@ -3,14 +3,11 @@
     python benchmarks/trees.py --data FOLDER --out results.jsonl [--seeds 3] [--rows 6000] [--only adult] [--what costs]
     python benchmarks/trees.py --data FOLDER --what networks --rows 10000       networks alone; needs `pip install tabm`
 
-FOLDER holds `adult.data` (UCI Adult, no header), `bike_hour.csv` (UCI Bike Sharing), `penguins.csv` (Palmer penguins)
-and `nyc_weather.csv` (hourly weather of New York); a table that is not there is left out. Rows are split 70/15/15 at
-random for each seed, bike by time. Every figure is of the test rows,
-which neither stopped an engine nor chose a weight. `by hand`: the
-library's own calls, with native categories and early stopping on the same validation rows. Times are ratios of medians
-within one run. Each result is a line of JSON in the file `--out`; what is there already is not run again,
-so a run that was
-stopped goes on where it was.
+FOLDER holds the tables that `trees_tables.py` names; one that is not there is left out. Every figure is of the test
+rows, which neither stopped an engine nor chose a weight. `by hand`: the library's own calls, with native categories and
+early stopping on the same validation rows. Times are ratios of medians within one run. Each result is a line of JSON in
+the file `--out`; what is there already is not run again, so a run that was stopped goes on where it was.
+`trees_autogluon.py` fits AutoGluon on the same rows.
 """
 import argparse, json, time, warnings
 from pathlib import Path
@@ -18,45 +15,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 warnings.filterwarnings('ignore')
-from sklearn.metrics import log_loss, mean_squared_error
 from fastai_ext.tabular.auto import fit_tabular
 from fastai_ext.tabular.dls import tabular_dls
 from fastai_ext.tabular.rows import rows_dl
 from fastai_ext.tabular.target import kind_of_target, n_outputs, tensors
 from fastai_ext.tabular.trees import tree_learner
-
-ADULT = ('age workclass fnlwgt education education-num marital-status occupation relationship race sex capital-gain '
-         'capital-loss hours-per-week country salary')
-
-def adult(folder):
-    return pd.read_csv(folder/'adult.data', header=None, names=ADULT.split(), skipinitialspace=True), 'salary', False
-
-def bike(folder):
-    df = pd.read_csv(folder/'bike_hour.csv')
-    df['cnt'] = np.log1p(df.cnt)
-    return df[['season','yr','mnth','hr','holiday','weekday','workingday','weathersit','temp','atemp','hum',
-               'windspeed','cnt']], 'cnt', True
-
-def penguins(folder):
-    return pd.read_csv(folder/'penguins.csv').dropna(subset=['sex']).drop(columns='rowid',
-                                                                          errors='ignore'), 'species', False
-
-def weather(folder):
-    df = pd.read_csv(folder/'nyc_weather.csv').dropna(subset=['temp'])
-    return df[['origin','month','hour','humid','wind_dir','wind_speed','pressure','visib','temp']], 'temp', False
-
-tables = dict(adult=('adult.data',adult), bike=('bike_hour.csv',bike), penguins=('penguins.csv',penguins),
-              weather=('nyc_weather.csv',weather))
-
-def split(make, folder, seed, rows=None):
-    df,y,by_time = make(folder)
-    if rows and len(df) > rows: df = df.iloc[np.sort(np.random.RandomState(seed).permutation(len(df))[:rows])]
-    if not by_time: df = df.sample(frac=1, random_state=seed)
-    df = df.reset_index(drop=True)
-    a,b = int(.7*len(df)),int(.85*len(df))
-    return df[:b], range(a, b), df[b:], y
-
-def score(p, y): return log_loss(y, p, labels=range(p.shape[1])) if p.shape[1] > 1 else mean_squared_error(y, p)**.5
+from trees_tables import bike, score, split, tables
 
 def arrays(dls, ds, is_class):
     (c,x),(y,) = tensors(ds, is_class)

@@ -153,6 +153,39 @@ def test_fit_tabular_cuts_the_first_member_short_and_says_so(name):
         ens = fit_tabular(table(), 'y', models=[name,'rf'], folds=3, valid=.3, time_limit=600, verbose=False)
     assert ens.names == [name,'rf']
 
+@pytest.mark.parametrize('name', ['lgbm','xgb','catboost','hist'])
+def test_fit_tabular_splits_categories_as_the_first_fold_says(name):
+    "A target that rises with the code, or that jumps from level to level"
+    rng = np.random.RandomState(0)
+    df = pd.DataFrame(dict(level=rng.randint(0, 40, 800).astype(str), a=rng.randn(800)))
+    df['level'] = pd.Categorical(df.level, [str(i) for i in range(40)], ordered=True)
+    codes = df.level.cat.codes.to_numpy()
+    rising,jumping = codes/4+.3*rng.randn(800),rng.permutation(40)[codes]/4+.3*rng.randn(800)
+    native = []
+    for y in (rising,jumping):
+        ens = fit_tabular(df.assign(y=y), 'y', models=[name], folds=3, valid=.2, verbose=False)
+        bag,parts = ens.model.members[0].model.engine,fold_positions(np.zeros(640), 3, 'value')
+        losses = [error(tree_learner(ens.dls, name, native=n), *parts[0])[0] for n in (True,False)]
+        assert bag.native == (losses[0] <= losses[1])
+        assert all(e.native == bag.native for e in bag.each) and bag.fresh().native == bag.native
+        native.append(bag.native)
+    assert False in native
+
+def error(tl, a, b):
+    "(squared error on rows `b` of an engine fitted on rows `a`, predictions)"
+    x,y,*_ = tl.train_arrays()
+    p = tl.model.engine.fit(x[a], y[a], (x[b],y[b]), patience=50).predict(x[b])
+    return ((p[:,0]-y[b])**2).mean(), p
+
+def test_with_time_the_latest_fold_says_how_categories_are_split():
+    ens = fit_tabular(table(), 'y', models=['hist'], folds=3, valid=.2, time=True, verbose=False)
+    a,b = fold_positions(np.zeros(208), 3, 'value', time=True)[-1]
+    bag = ens.model.members[0].model.engine
+    losses,preds = zip(*(error(tree_learner(ens.dls, 'hist', native=n), a, b) for n in (True,False)), strict=True)
+    x = ens.model.members[0].train_arrays()[0]
+    assert bag.native == (losses[0] <= losses[1])
+    assert np.array_equal(bag.each[0].predict(x[b]), preds[int(not bag.native)])
+
 @pytest.mark.parametrize('name,loss', [('hist', dict(loss='poisson')), ('lgbm', dict(objective='poisson')),
                                        ('xgb', dict(objective='count:poisson')),
                                        ('catboost', dict(objective='Poisson')),

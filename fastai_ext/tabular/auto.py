@@ -62,13 +62,19 @@ def fit_tabular(
     kind = kind_of_target(dls.train_ds)
     targets = tensors(dls.train_ds, kind=='class')[1][0].numpy()
     parts = fold_positions(targets, folds or (5 if len(targets) < 50_000 else 3), kind, seed, time is not None)
+    if time is not None: parts = parts[::-1]  # the latest first, since `_rivals` are judged by it
     done,oof,seconds = {},{},{}
     for name in names:
         left = None if time_limit is None else time_limit-(perf_counter()-start)
         if done and left is not None and left <= 0: break
         if not done and left is not None: left = max(left, time_limit/2)  # whatever the preparation took
-        clock = _Clock(len(parts), left, first=not done)
-        res = _fitted(name, dls, parts, kind, y_tfm, seed, network, metrics, clock)
+        trees = None if name=='network' else tree_learner(dls, name, metrics, y_tfm=y_tfm, seed=seed)
+        rivals = _rivals(trees)
+        clock = _Clock(len(parts), left, not done, len(rivals))
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', message='The given NumPy array is not writable')
+            if trees is None: res = bagged_network(clock.network(network), dls, parts, kind, name, clock.late)
+            else: res = bagged(trees, parts, done=clock.late, step=clock.step, rivals=rivals)
         took = clock.used()
         if res is None:
             if verbose: print(f'{name:10} left out: it would not be done in time')
@@ -115,27 +121,31 @@ def _in_time(df, time, valid):
 class _Clock:
     """What of `left` seconds the folds of a member have used. The first member must come to an end: each fold has its
     share, and the network or boosting ends there. Another is left out as soon as it would be late"""
-    def __init__(self, folds, left, first):
-        self.folds,self.left,self.first = folds,left,first
-        self.begun,self.cut = perf_counter(),0
+    def __init__(self, folds, left, first, rivals=0):
+        self.folds,self.left,self.first,self.rivals = folds,left,first,rivals
+        self.begun,self.cut = perf_counter(),set()
 
     def used(self): return perf_counter()-self.begun
 
     def until(self, i):
         "When fold `i` must end, in seconds since the begin"
-        return self.left*((i+1)/self.folds if self.first else 1)
+        return self.left*(self.part(i) if self.first else 1)
+
+    def part(self, i):
+        "Of all fits those that are done after fold `i`; on the first one the rivals are fitted too"
+        return (i+1+self.rivals)/(self.folds+self.rivals)
 
     def late(self, i):
         "After fold `i`: would all take too long?"
         if self.left is None or self.first or i+1==self.folds: return False
-        return self.used()/(i+1)*self.folds > self.left
+        return self.used()/self.part(i) > self.left
 
     def step(self, i):
         "What stops the boosting of fold `i`, or None"
         if self.left is None: return None
         def stop(rounds, total, _):
             over = self.used() > self.until(i)
-            self.cut += over and rounds < total
+            if over and rounds < total: self.cut.add(i)
             return over
         return stop
 
@@ -144,20 +154,18 @@ class _Clock:
         if self.left is None or f is not network_for: return f
         fold = itertools.count()
         def fit(dls):
-            until = self.until(next(fold))
-            learn = f(dls, seconds=max(1e-3, until-self.used()))
-            self.cut += self.used() > until
+            i = next(fold)
+            learn = f(dls, seconds=max(1e-3, self.until(i)-self.used()))
+            if self.used() > self.until(i): self.cut.add(i)
             return learn
         return fit
 
 def _cut(name, clock):
-    return (f"fit_tabular: time_limit cut '{name}' short in {clock.cut} of {clock.folds} folds; give more seconds, fewer "
+    return (f"fit_tabular: time_limit cut '{name}' short in {len(clock.cut)} of {clock.folds} folds; give more seconds, fewer "
             "folds or fewer rows")
 
-def _fitted(name, dls, parts, kind, y_tfm, seed, network, metrics, clock):
-    "(learner, out-of-fold predictions), or None where it would not be done in time"
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='The given NumPy array is not writable')
-        if name=='network': return bagged_network(clock.network(network), dls, parts, kind, name, clock.late)
-        trees = tree_learner(dls, name, metrics, y_tfm=y_tfm, seed=seed)
-        return bagged(trees, parts, done=clock.late, step=clock.step)
+def _rivals(trees):
+    "The engine that splits categories by their codes, where there are some that it splits natively by default"
+    e = None if trees is None else trees.model.engine
+    if e is None or not e.cats or not e.task.n_cats: return []
+    return [type(e)(e.task, e.seed, not e.native, e.monotone, e.n_jobs, **e.given)]
