@@ -123,14 +123,13 @@ class Bag(Composite):
             (a,b),w = folds[i],None if wgts is None else wgts[folds[i][0]]
             e = fit_engine(source.fresh(self.seed+i), x[a], y[a], (x[b],y[b]), w, patience, step and step(i))
             return e, e.predict(x[b])
-        loss,out = loss_of_kind(self.task.kind),np.zeros((len(x), self.task.n_out))
+        loss,first = loss_of_kind(self.task.kind),y[folds[0][1]]
+        tried = [(o, *fitted(o, 0)) for o in (self.source, *rivals)]
+        source,*best = min(tried, key=lambda o: loss(o[2], first.reshape(len(first), -1)))
+        new,out = Bag(source),np.zeros((len(x), self.task.n_out))
         for i,(_,b) in enumerate(folds):
-            if i: engine,p = fitted(new.source, i)
-            else:
-                tried = [(Bag(o), *fitted(o, 0)) for o in (self.source, *rivals)]
-                new,engine,p = min(tried, key=lambda o: loss(o[2], y[b].reshape(len(b), -1)))
+            engine,out[b] = fitted(source, i) if i else best
             new.each.append(engine)
-            out[b] = p
             if done is not None and done(i): return None
         return new,out
 
