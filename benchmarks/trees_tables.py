@@ -1,8 +1,8 @@
 """The tables of `trees.py` and their rows for each seed; needs numpy, pandas and scikit-learn only.
 
 `adult.data` (UCI Adult, no header), `bike_hour.csv` (UCI Bike Sharing), `penguins.csv` (Palmer penguins) and
-`nyc_weather.csv` (hourly weather of New York) lie in one folder. Rows are split 70/15/15 at random for each seed, bike by
-time.
+`nyc_weather.csv` (hourly weather of New York) lie in one folder. Rows are split 70/15/15 at random for each seed, bike
+by time.
 """
 import numpy as np
 import pandas as pd

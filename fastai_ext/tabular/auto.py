@@ -161,8 +161,8 @@ class _Clock:
         return fit
 
 def _cut(name, clock):
-    return (f"fit_tabular: time_limit cut '{name}' short in {len(clock.cut)} of {clock.folds} folds; give more seconds, fewer "
-            "folds or fewer rows")
+    return (f"fit_tabular: time_limit cut '{name}' short in {len(clock.cut)} of {clock.folds} folds; give more "
+            "seconds, fewer folds or fewer rows")
 
 def _rivals(trees):
     "The engine that splits categories by their codes, where there are some that it splits natively by default"
