@@ -154,37 +154,42 @@ def test_fit_tabular_cuts_the_first_member_short_and_says_so(name):
     assert ens.names == [name,'rf']
 
 @pytest.mark.parametrize('name', ['lgbm','xgb','catboost','hist'])
-def test_fit_tabular_splits_categories_as_the_first_fold_says(name):
-    "A target that rises with the code, or that jumps from level to level"
+def test_fit_tabular_tries_how_categories_are_split_and_how_large_trees_are(name):
+    "A target that rises with the code, one that jumps from level to level, one with many small steps"
     rng = np.random.RandomState(0)
-    df = pd.DataFrame(dict(level=rng.randint(0, 40, 800).astype(str), a=rng.randn(800)))
-    df['level'] = pd.Categorical(df.level, [str(i) for i in range(40)], ordered=True)
-    codes = df.level.cat.codes.to_numpy()
-    rising,jumping = codes/4+.3*rng.randn(800),rng.permutation(40)[codes]/4+.3*rng.randn(800)
-    native = []
-    for y in (rising,jumping):
+    df = pd.DataFrame(dict(a=rng.rand(2500), b=rng.rand(2500)))
+    codes = rng.randint(0, 40, 2500)
+    df['level'] = pd.Categorical(codes.astype(str), [str(i) for i in range(40)], ordered=True)
+    rising,jumping = codes/4+.3*rng.randn(2500),rng.permutation(40)[codes]/4+.3*rng.randn(2500)
+    steps = rng.randn(40, 40)[(df.a*40).astype(int),(df.b*40).astype(int)]
+    chosen = []
+    for y in (rising,jumping,steps):
         ens = fit_tabular(df.assign(y=y), 'y', models=[name], folds=3, valid=.2, verbose=False)
-        bag,parts = ens.model.members[0].model.engine,fold_positions(np.zeros(640), 3, 'value')
-        losses = [error(tree_learner(ens.dls, name, native=n), *parts[0])[0] for n in (True,False)]
-        assert bag.native == (losses[0] <= losses[1])
-        assert all(e.native == bag.native for e in bag.each) and bag.fresh().native == bag.native
-        native.append(bag.native)
-    assert False in native
+        bag,part = ens.model.members[0].model.engine,fold_positions(np.zeros(2000), 3, 'value')[0]
+        losses = {(n,size): error(ens.dls, name, *part, native=n, n_estimators=100, lr=.2, **more)[0]
+                  for n in (True,False) for size,more in (('usual',{}),('large',engines[name].large))}
+        native = losses[True,'usual'] <= losses[False,'usual']
+        large = losses[native,'large'] < losses[native,'usual']
+        assert bag.native == native and (bag.given == engines[name].large) == large
+        assert all(e.native == native and e.given == bag.given for e in bag.each)
+        again = ens.model.members[0].clone().model.engine
+        assert (again.native,again.given) == (bag.native,bag.given)
+        chosen.append((native,large))
+    assert len(set(chosen)) > 1
 
-def error(tl, a, b):
+def error(dls, name, a, b, **kwargs):
     "(squared error on rows `b` of an engine fitted on rows `a`, predictions)"
+    tl = tree_learner(dls, name, **kwargs)
     x,y,*_ = tl.train_arrays()
     p = tl.model.engine.fit(x[a], y[a], (x[b],y[b]), patience=50).predict(x[b])
     return ((p[:,0]-y[b])**2).mean(), p
 
-def test_with_time_the_latest_fold_says_how_categories_are_split():
+def test_with_time_the_latest_fold_is_the_first():
     ens = fit_tabular(table(), 'y', models=['hist'], folds=3, valid=.2, time=True, verbose=False)
     a,b = fold_positions(np.zeros(208), 3, 'value', time=True)[-1]
     bag = ens.model.members[0].model.engine
-    losses,preds = zip(*(error(tree_learner(ens.dls, 'hist', native=n), a, b) for n in (True,False)), strict=True)
-    x = ens.model.members[0].train_arrays()[0]
-    assert bag.native == (losses[0] <= losses[1])
-    assert np.array_equal(bag.each[0].predict(x[b]), preds[int(not bag.native)])
+    p = error(ens.dls, 'hist', a, b, native=bag.native, **bag.given)[1]
+    assert np.array_equal(bag.each[0].predict(ens.model.members[0].train_arrays()[0][b]), p)
 
 @pytest.mark.parametrize('name,loss', [('hist', dict(loss='poisson')), ('lgbm', dict(objective='poisson')),
                                        ('xgb', dict(objective='count:poisson')),

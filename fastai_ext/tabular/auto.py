@@ -14,6 +14,7 @@ from .engines import engines
 from .folds import bagged, bagged_network, fold_positions
 from .members import EnsembleLearner, EnsembleModel
 from .network import network_for
+from .several import fit_engine
 from .target import kind_of_target, loss_for, n_outputs, tensors
 from .trees import tree_learner
 from .weights import choose, loss_of_kind, rules
@@ -62,19 +63,19 @@ def fit_tabular(
     kind = kind_of_target(dls.train_ds)
     targets = tensors(dls.train_ds, kind=='class')[1][0].numpy()
     parts = fold_positions(targets, folds or (5 if len(targets) < 50_000 else 3), kind, seed, time is not None)
-    if time is not None: parts = parts[::-1]  # the latest first, since `_rivals` are judged by it
+    if time is not None: parts = parts[::-1]  # the latest first: `_tried` goes by it
     done,oof,seconds = {},{},{}
     for name in names:
         left = None if time_limit is None else time_limit-(perf_counter()-start)
         if done and left is not None and left <= 0: break
         if not done and left is not None: left = max(left, time_limit/2)  # whatever the preparation took
-        trees = None if name=='network' else tree_learner(dls, name, metrics, y_tfm=y_tfm, seed=seed)
-        rivals = _rivals(trees)
-        clock = _Clock(len(parts), left, not done, len(rivals))
+        clock = _Clock(len(parts), left, first=not done)
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', message='The given NumPy array is not writable')
-            if trees is None: res = bagged_network(clock.network(network), dls, parts, kind, name, clock.late)
-            else: res = bagged(trees, parts, done=clock.late, step=clock.step, rivals=rivals)
+            if name=='network': res = bagged_network(clock.network(network), dls, parts, kind, name, clock.late)
+            else:
+                trees = _tried(tree_learner(dls, name, metrics, y_tfm=y_tfm, seed=seed), parts[0])
+                res = bagged(trees, parts, done=clock.late, step=clock.step)
         took = clock.used()
         if res is None:
             if verbose: print(f'{name:10} left out: it would not be done in time')
@@ -121,24 +122,20 @@ def _in_time(df, time, valid):
 class _Clock:
     """What of `left` seconds the folds of a member have used. The first member must come to an end: each fold has its
     share, and the network or boosting ends there. Another is left out as soon as it would be late"""
-    def __init__(self, folds, left, first, rivals=0):
-        self.folds,self.left,self.first,self.rivals = folds,left,first,rivals
+    def __init__(self, folds, left, first):
+        self.folds,self.left,self.first = folds,left,first
         self.begun,self.cut = perf_counter(),set()
 
     def used(self): return perf_counter()-self.begun
 
     def until(self, i):
         "When fold `i` must end, in seconds since the begin"
-        return self.left*(self.part(i) if self.first else 1)
-
-    def part(self, i):
-        "Of all fits those that are done after fold `i`; on the first one the rivals are fitted too"
-        return (i+1+self.rivals)/(self.folds+self.rivals)
+        return self.left*((i+1)/self.folds if self.first else 1)
 
     def late(self, i):
         "After fold `i`: would all take too long?"
         if self.left is None or self.first or i+1==self.folds: return False
-        return self.used()/self.part(i) > self.left
+        return self.used()/(i+1)*self.folds > self.left
 
     def step(self, i):
         "What stops the boosting of fold `i`, or None"
@@ -164,8 +161,24 @@ def _cut(name, clock):
     return (f"fit_tabular: time_limit cut '{name}' short in {len(clock.cut)} of {clock.folds} folds; give more "
             "seconds, fewer folds or fewer rows")
 
-def _rivals(trees):
-    "The engine that splits categories by their codes, where there are some that it splits natively by default"
-    e = None if trees is None else trees.model.engine
-    if e is None or not e.cats or not e.task.n_cats: return []
-    return [type(e)(e.task, e.seed, not e.native, e.monotone, e.n_jobs, **e.given)]
+_short = dict(n_estimators=100, lr=.2)  # rounds and rate of a trial
+
+def _tried(trees, part, most=50_000):
+    """`trees` with what is best in short fits on one fold, of at most so many rows: categories split natively or by
+    their codes, then trees as large as usual or larger"""
+    e = trees.model.engine
+    if not e.large: return trees
+    x,y,*_ = trees.train_arrays()
+    wgts,rng = trees.train_weights(len(x)),np.random.RandomState(e.seed)
+    a,b = (i if len(i) <= most else np.sort(rng.permutation(i)[:most]) for i in part)
+    def engine(native, more): return type(e)(e.task, e.seed, native, e.monotone, e.n_jobs, **e.given | more)
+    def loss(native, more):
+        w = None if wgts is None else wgts[a]
+        short = fit_engine(engine(native, more | _short), x[a], y[a], (x[b],y[b]), w, 50)
+        return loss_of_kind(e.task.kind)(short.predict(x[b]), y[b].reshape(len(b), -1))
+    usual = {native: loss(native, {}) for native in ((True,False) if e.task.n_cats else (True,))}
+    native = min(usual, key=usual.get)
+    more = e.large if loss(native, e.large) < usual[native] else {}
+    new = trees.clone()
+    new.model.engine = engine(native, more)
+    return new

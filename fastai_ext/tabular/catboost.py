@@ -25,6 +25,7 @@ class Cat(Booster):
                 reg_lambda='l2_leaf_reg', objective='loss_function')
     defaults = dict(iterations=2000)
     fewer = dict(iterations=500)
+    large = dict(max_depth=9)
 
     def _own(self, params):
         res = super()._own(params)

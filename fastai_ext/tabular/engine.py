@@ -53,6 +53,7 @@ class Engine:
     common = {}           # common name -> own name
     defaults = {}         # own arguments, where the user gives none
     fewer = {}            # those that hold where there are no validation rows to stop on
+    large = {}            # those of larger trees, which `fit_tabular` tries
 
     def __init__(self,
         task:Task,          # What is learned from which columns

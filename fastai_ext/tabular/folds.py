@@ -55,7 +55,6 @@ def bagged(
     patience:int=50,   # Rounds without improvement on the fold that is left out, >= 1
     done=None,         # Called as `done(i)` after each fold; stops the bag when it returns True
     step=None,         # A function of the fold that gives `step` of `Engine.fit`
-    rivals=(),         # Engines that are tried on the first fold too; the one that predicts it best stays
 ):
     """(a learner whose engine is a `Bag`, out-of-fold predictions in the target's units); None where `done` stopped
     it. Raises `ValueError` for an ensemble"""
@@ -65,8 +64,7 @@ def bagged(
         raise ValueError("ensemble: the network behind these embeddings saw the targets of all rows, so no fold is "
                          "left out; give trees without embed, or leave out folds")
     x,y,levels,encoder = learn.train_arrays()
-    bag,wgts = Bag(learn.model.engine.fresh()),learn.train_weights(len(x))
-    res = bag.fit_folds(x, y, parts, wgts, patience, done, step, rivals)
+    res = Bag(learn.model.engine.fresh()).fit_folds(x, y, parts, learn.train_weights(len(x)), patience, done, step)
     if res is None: return None
     new = learn.clone()
     new.model.engine,out = res

@@ -19,6 +19,7 @@ class Hist(Engine):
     common = dict(n_estimators='max_iter', lr='learning_rate', max_depth='max_depth', min_child='min_samples_leaf')
     defaults = dict(max_iter=2000, learning_rate=.06)
     fewer = dict(max_iter=200, learning_rate=.06)
+    large = dict(max_leaf_nodes=127)
     most = 255  # levels of a category that it can split natively
 
     def is_cat(self):

@@ -20,6 +20,7 @@ class LGBM(Booster):
                   min_child='min_data_in_leaf', subsample='bagging_fraction')
     defaults = dict(num_iterations=2000, learning_rate=.06)
     fewer = dict(num_iterations=200, learning_rate=.06)
+    large = dict(num_leaves=127)
 
     @property
     def same(self):

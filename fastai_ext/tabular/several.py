@@ -10,7 +10,6 @@ import copy
 import numpy as np
 from .archive import inner
 from .engine import Engine
-from .weights import loss_of_kind
 
 # %% ../../nbs/tabular/several.ipynb #81153cfd
 class Composite(Engine):
@@ -116,20 +115,13 @@ class Bag(Composite):
         patience:int=50, # Rounds without improvement before a fit stops, >= 1
         done=None,    # Called as `done(i)` after each fold; stops the bag when it returns True
         step=None,    # A function of the fold that gives `step` of `Engine.fit`
-        rivals=(),    # Engines that are fitted on the first fold too: the bag is of the one that predicts it best
     ):
         "(a fitted bag, the out-of-fold predictions), or None where `done` stopped it"
-        def fitted(source, i):
-            (a,b),w = folds[i],None if wgts is None else wgts[folds[i][0]]
-            e = fit_engine(source.fresh(self.seed+i), x[a], y[a], (x[b],y[b]), w, patience, step and step(i))
-            return e, e.predict(x[b])
-        loss,first = loss_of_kind(self.task.kind),y[folds[0][1]]
-        tried = [(o, *fitted(o, 0)) for o in (self.source, *rivals)]
-        source,*best = min(tried, key=lambda o: loss(o[2], first.reshape(len(first), -1)))
-        new,out = Bag(source),np.zeros((len(x), self.task.n_out))
-        for i,(_,b) in enumerate(folds):
-            engine,out[b] = fitted(source, i) if i else best
-            new.each.append(engine)
+        out,new = np.zeros((len(x), self.task.n_out)),Bag(self.source)
+        for i,(a,b) in enumerate(folds):
+            engine,w = self.source.fresh(self.seed+i),None if wgts is None else wgts[a]
+            new.each.append(fit_engine(engine, x[a], y[a], (x[b],y[b]), w, patience, step and step(i)))
+            out[b] = new.each[-1].predict(x[b])
             if done is not None and done(i): return None
         return new,out
 

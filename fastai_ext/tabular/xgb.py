@@ -22,6 +22,7 @@ class XGB(Booster):
                 reg_lambda='lambda', reg_alpha='alpha', min_split_loss='gamma')
     defaults = dict(n_estimators=2000, eta=.06)
     fewer = dict(n_estimators=200, eta=.06)
+    large = dict(max_depth=10)
     further = {'eta','lambda','alpha','sketch_eps','updater','refresh_leaf','process_type','max_cached_hist_node',
                'feature_weights','tweedie_variance_power','quantile_alpha','huber_slope','aft_loss_distribution',
                'aft_loss_distribution_scale','sample_type','normalize_type','rate_drop','one_drop','skip_drop','seed',
