@@ -2553,6 +2553,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'fastai_ext.tabular.dls._warn_identifiers': ( 'tabular/dls.html#_warn_identifiers',
                                                                                       'fastai_ext/tabular/dls.py'),
                                         'fastai_ext.tabular.dls._weights': ('tabular/dls.html#_weights', 'fastai_ext/tabular/dls.py'),
+                                        'fastai_ext.tabular.dls._whole': ('tabular/dls.html#_whole', 'fastai_ext/tabular/dls.py'),
                                         'fastai_ext.tabular.dls._with_target': ( 'tabular/dls.html#_with_target',
                                                                                  'fastai_ext/tabular/dls.py'),
                                         'fastai_ext.tabular.dls.listed': ('tabular/dls.html#listed', 'fastai_ext/tabular/dls.py'),

@@ -275,3 +275,40 @@ def test_names_that_two_columns_would_have():
     df = table().assign(a_na='u')
     df.loc[3:9, ['a','a_na']] = np.nan,'v'
     with pytest.raises(ValueError, match="'a_na' have the names of marks of gaps"): quiet(tabular_dls, df, 'y')
+
+def test_a_part_of_a_date_never_replaces_a_column():
+    "Not even where that part is constant in the training rows and no feature itself"
+    df = table().assign(day=pd.Timestamp('2021-01-01')+pd.to_timedelta(np.arange(200), 'D'))
+    for change in (dict(dayYear=df.a), dict(dayDate=pd.Timestamp('2021-01-01'))):
+        with pytest.raises(ValueError, match="'dayYear'.* of parts of dates; rename or drop"):
+            quiet(tabular_dls, df.assign(**change), 'y')
+
+def test_masks_and_positions_of_validation_rows():
+    df = table()
+    mask = (df.a > .5).to_numpy()
+    for held in (mask, pd.array(mask, 'boolean'), np.flatnonzero(mask)*1.):
+        assert list(tabular_dls(df, 'y', valid=held).valid_ds.items.index) == list(np.flatnonzero(mask))
+    dls = tabular_dls(df, 'y', valid=lambda d: (d.a <= .5, d.a > .5))
+    assert list(dls.train_ds.items.index) == list(np.flatnonzero(~mask))
+    assert list(dls.valid_ds.items.index) == list(np.flatnonzero(mask))
+    for valid,said in (('held', r"give a mask, such as df\['held'\]"), ([.5,1.5], 'whole numbers'),
+                       (['a'], 'whole numbers'), (lambda d: ([.5], [2]), 'whole numbers')):
+        with pytest.raises(ValueError, match=said): tabular_dls(df, 'y', valid=valid)
+
+def test_weights_and_names_that_cannot_be_meant():
+    df = table().assign(v=np.arange(200.))
+    with pytest.raises(ValueError, match='every training row has the weight 0'):
+        tabular_dls(df, 'y', wgts=np.arange(200) < 50, valid=range(50))
+    for names in (dict(y='y', cats=['c','c']), dict(y='y', conts=['a','a']), dict(y=['v','v'])):
+        with pytest.raises(ValueError, match='is named twice'): tabular_dls(df, **names)
+    with pytest.raises(ValueError, match="'k' holds tuples, which are no levels; take it apart"):
+        tabular_dls(df.assign(k=[(1,2),(3,4)]*100), 'y')
+
+def test_a_column_with_the_name_of_a_mark_is_not_in_its_way():
+    df = table().assign(a_na='u')
+    df.loc[3:9, 'a'] = np.nan
+    dls = tabular_dls(df, 'y', cats=['c'], conts=['a'])
+    want = dls.test_dl(df.drop(columns='a_na')).dataset.xs
+    pd.testing.assert_frame_equal(dls.test_dl(df).dataset.xs, want)
+    with pytest.raises(ValueError, match="'a_na' have the names of marks of gaps"):
+        quiet(tabular_dls, df.assign(a_na=df.day), 'y')

@@ -36,7 +36,7 @@ def kind_of(
         if inferred in ('integer','floating','mixed-integer-float','decimal'): return 'number'
         if inferred in ('datetime64','datetime','date'): return 'date'
         first = next((o for o in col if not kinds.is_scalar(o)), None)
-        if inferred=='mixed' and isinstance(first, (list,dict,set,np.ndarray)):
+        if inferred=='mixed' and isinstance(first, (list,tuple,dict,set,np.ndarray)):
             raise ValueError(f"column '{col.name}' holds {type(first).__name__}s, which are no levels; take it apart")
     return 'level'
 

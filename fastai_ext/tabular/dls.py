@@ -43,12 +43,16 @@ def tabular_dls(
     df = df.copy(deep=False) if df.index.is_unique else df.reset_index(drop=True)
     weights,skip = _weights(df, wgts)
     train,held = splits_of(df, valid, seed)
+    if weights is not None and not weights[train].any():
+        raise ValueError("tabular_dls: every training row has the weight 0; split the rows otherwise, or weigh them")
     df,kind,classes = _with_target(df, ys, task, classes, train)
     dates = {n: (fmt, bool(_has_time(df[n], fmt))) for n,fmt in _all_dates(df, dates, ys, skip, cats, conts).items()}
     cats,conts = _split_columns(df, ys, cats, conts, {*dates, *skip})
-    parts = {}
-    for n in dates: parts |= _date_columns(df[n], *dates[n], cats, conts, train)
-    double = [n for n in parts if [*cats, *conts, *ys].count(n) > 1]
+    own,parts,double = {*cats, *conts, *dates, *ys},{},[]
+    for n in dates:
+        made = _date_columns(df[n], *dates[n], cats, conts, train)
+        double += [o for o in made if o in own or o in parts]
+        parts |= made
     if double: raise ValueError(f"tabular_dls: the columns {some(double)} have the names of parts of dates; rename "
                                 "or drop them")
     levels = {n: levels_of((parts[n] if n in parts else df[n]).iloc[train]) for n in cats}
@@ -80,6 +84,8 @@ def _check_frame(df, ys, cats, conts, dates, wgts):
     cats,conts = listed(cats or ()),listed(conts or ())
     lost = [n for n in [*ys, *cats, *conts, *dates, *([wgts] if isinstance(wgts, str) else [])] if n not in df.columns]
     if lost: raise KeyError(f"tabular_dls: the frame has no column {some(lost)}; it has {some(df.columns, 10)}")
+    twice = [n for o in (ys,cats,conts) for n in dict.fromkeys(o) if o.count(n) > 1]
+    if twice: raise ValueError(f"tabular_dls: {some(twice)} is named twice; name each column once")
     both = [n for n in cats if n in conts] + [n for n in ys if n in cats or n in conts]
     if both: raise ValueError(f"tabular_dls: {some(both)} cannot be two of category, number and target")
 
@@ -99,8 +105,10 @@ def splits_of(
 ):
     "Positions of the training and of the validation rows"
     n = len(df)
-    if callable(valid): train,held = (np.asarray(o, dtype=int) for o in valid(df))
-    elif np.ndim(valid)==0 and valid is not None and not isinstance(valid, str):
+    if callable(valid): train,held = (_whole(o, n) for o in valid(df))
+    elif isinstance(valid, str):
+        raise ValueError(f"tabular_dls: valid={valid!r} is text; give a mask, such as df[{valid!r}], or positions")
+    elif np.ndim(valid)==0 and valid is not None:
         if not 0 <= valid < 1:
             raise ValueError(f"tabular_dls: valid={valid} is not a fraction in [0,1); give one, or positions of rows")
         perm = np.random.RandomState(seed).permutation(n)
@@ -118,12 +126,19 @@ def _others(held, n):
     left[held] = False
     return np.flatnonzero(left)
 
+def _whole(rows, n):
+    "Positions of rows as an array of integers, from such or from a mask of all `n` rows"
+    rows = np.asarray(rows.tolist() if hasattr(rows, 'tolist') else list(rows))
+    if rows.dtype==bool:
+        if len(rows) != n: raise ValueError(f"tabular_dls: the mask valid has {len(rows)} values for {n} rows")
+        return np.flatnonzero(rows)
+    if rows.dtype.kind not in 'iuf' or (rows % 1 != 0).any():
+        raise ValueError(f"tabular_dls: valid holds {some(rows.tolist())}; give whole numbers, the positions of rows "
+                         "from 0, or a mask")
+    return rows.astype(int)
+
 def _positions(valid, n):
-    held = np.asarray([] if valid is None else list(valid))
-    if held.dtype==bool:
-        if len(held) != n: raise ValueError(f"tabular_dls: the mask valid has {len(held)} values for {n} rows")
-        held = np.flatnonzero(held)
-    held = held.astype(int)
+    held = _whole([] if valid is None else valid, n)
     if len(held) and (held.min() < 0 or held.max() >= n):
         raise ValueError(f"tabular_dls: valid holds positions outside the {n} rows")
     if len(set(held.tolist())) < len(held): raise ValueError("tabular_dls: valid holds a position twice")

@@ -58,7 +58,7 @@ def ready_dls(
     codes = {n: tidy.level(col(n), n).cat.codes+1 for n in levels}
     wide,gaps = _numbers(col, conts, splits, tidy, fill, norm)
     marks = {f'{n}_na': nan.astype('int8')+1 for n,nan in gaps.items()}
-    double = [n for n in marks if n in levels or n in conts or n in ys]
+    double = [n for n in marks if n in levels or n in conts or n in ys or n in tidy.dates]
     if double: raise ValueError(f"tabular_dls: the columns {some(double)} have the names of marks of gaps; rename them")
     catfy.classes = {n: CategoryMap(_categories(o), add_na=True) for n,o in levels.items()}
     catfy.classes |= {n: CategoryMap(pd.Series([False,True]), add_na=True) for n in marks}

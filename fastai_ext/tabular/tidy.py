@@ -81,7 +81,8 @@ class Tidy(TabularProc):
         for n in self.medians: cols[n] = self.number(numbers(cols[n] if n in cols else items[n]).to_numpy(), n)
         for n in to.y_names:
             if n in items.columns: cols[n] = self.target(items[n])
-        kept = [c for c in items.columns if c not in cols]
+        marks = {f'{n}_na' for n in self.gaps}  # which FillMissing makes anew
+        kept = [c for c in items.columns if c not in cols and c not in marks]
         to.items = pd.concat([items[kept], pd.DataFrame(cols, index=items.index)], axis=1)
         self.fresh = False
 
