@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from fastai.data.block import CategoryBlock, MultiCategoryBlock, RegressionBlock
+from fastai.learner import load_learner
 from fastai.metrics import accuracy
 from fastai.tabular.core import Categorify, FillMissing, Normalize, TabularPandas
 from fastai.tabular.data import TabularDataLoaders
@@ -312,3 +313,15 @@ def test_a_column_with_the_name_of_a_mark_is_not_in_its_way():
     pd.testing.assert_frame_equal(dls.test_dl(df).dataset.xs, want)
     with pytest.raises(ValueError, match="'a_na' have the names of marks of gaps"):
         quiet(tabular_dls, df.assign(a_na=df.day), 'y')
+
+def test_a_loaded_network_predicts_with_any_column_name(tmp_path):
+    df = table()
+    for y in ('y', ['a','whole']):
+        dls = tabular_dls(df, y, path=tmp_path)
+        learn = tabular_learner(dls, layers=[4])
+        learn.export('net.pkl')
+        again = load_learner(tmp_path/'net.pkl')
+        assert again.dls.n_inp == 2 and again.dls.c == dls.c == 2
+        with learn.no_bar(), again.no_bar():
+            want = learn.get_preds(dl=dls.test_dl(df))[0]
+            assert np.array_equal(again.get_preds(dl=again.dls.test_dl(df))[0], want)

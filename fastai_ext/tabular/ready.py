@@ -18,6 +18,7 @@ from .tidy import Tidy
 # %% ../../nbs/tabular/ready.ipynb #6f12ea0d
 class RowsDL(TabWeightedDL):
     "fastai's loader of a table, which draws no order of the rows before one is asked for"
+    n_inp = 2  # categories and numbers; a column of that name hides nothing, nor does one named `c`
     def __init__(self,
         dataset,       # A `TabularPandas`
         bs=16,         # Rows in a batch
@@ -29,6 +30,11 @@ class RowsDL(TabWeightedDL):
         self.wgts = wgts/wgts.sum()
         TabDataLoader.__init__(self, dataset, bs=bs, shuffle=shuffle, **kwargs)
         if shuffle: np.random.random_sample(self.n)  # as many as fastai draws: so all that follows is drawn as there
+
+    @property
+    def c(self):
+        "How many outputs a model has"
+        return next(p.c for p in self.dataset.procs.fs if getattr(p, 'c', None) is not None)
 
     @property
     def idxs(self):
