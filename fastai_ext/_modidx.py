@@ -3275,6 +3275,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'fastai_ext.tabular.ready': { 'fastai_ext.tabular.ready.RowsDL': ('tabular/ready.html#rowsdl', 'fastai_ext/tabular/ready.py'),
                                           'fastai_ext.tabular.ready.RowsDL.__init__': ( 'tabular/ready.html#rowsdl.__init__',
                                                                                         'fastai_ext/tabular/ready.py'),
+                                          'fastai_ext.tabular.ready.RowsDL.c': ( 'tabular/ready.html#rowsdl.c',
+                                                                                 'fastai_ext/tabular/ready.py'),
                                           'fastai_ext.tabular.ready.RowsDL.idxs': ( 'tabular/ready.html#rowsdl.idxs',
                                                                                     'fastai_ext/tabular/ready.py'),
                                           'fastai_ext.tabular.ready._categories': ( 'tabular/ready.html#_categories',

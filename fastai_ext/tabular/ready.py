@@ -34,7 +34,7 @@ class RowsDL(TabWeightedDL):
     @property
     def c(self):
         "How many outputs a model has"
-        return next(p.c for p in self.dataset.procs.fs if getattr(p, 'c', None) is not None)
+        return next((p.c for p in self.dataset.procs.fs if getattr(p, 'c', None) is not None), None)
 
     @property
     def idxs(self):
