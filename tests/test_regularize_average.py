@@ -17,7 +17,7 @@ from fastai.torch_core import set_seed
 from fastai_ext.contract.compare import weights_of
 from fastai_ext.contract.harness import contract_learner, fit as fit_
 from fastai_ext.contract.steps import CPUMixedPrecision, Overflow
-from fastai_ext.keep.checkpoint import in_fit
+from fastai_ext.keep.checkpoint import in_fit, resumes
 from fastai_ext.regularize.average import Averages, EMA, SWA
 from fastai_ext.regularize.constraint import MaxNorm
 
@@ -185,6 +185,11 @@ def test_saving_and_loading_leave_nothing_in_the_model(tmp_path, monkeypatch):
     monkeypatch.setattr(Learner, '_orig_load', lambda self, file, device=None, **kwargs: devices.append(device))
     learn.load('now', device='cpu')
     assert devices==['cpu']
+
+def test_a_fit_that_skips_no_epoch_is_its_own(tmp_path):
+    learn = learner(path=tmp_path)
+    for n in (0,2):
+        with learn.added_cbs(SkipToEpoch(n)): assert resumes(learn)==(n > 0)
 
 def test_whose_fit_it_is(tmp_path):
     other,seen = learner(path=tmp_path),[]

@@ -2,6 +2,7 @@
 import copy
 from contextlib import nullcontext
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest, torch
@@ -37,6 +38,7 @@ from fastai_ext.regularize.penalty import L1, L2, ElasticNet
 from fastai_ext.regularize.proximal import prox_elastic_net_, prox_group, prox_group_, prox_l1
 from fastai_ext.regularize.report import Sparsity
 from fastai_ext.regularize.sharpness import ASAM, SAM
+from fastai_ext.regularize.strength import own_hypers
 
 torch_adam = partial(OptimWrapper, opt=torch.optim.Adam)
 torch_sgd = partial(OptimWrapper, opt=torch.optim.SGD)
@@ -797,6 +799,14 @@ def test_mathematics_that_a_subclass_lacks_are_asked_for(base, missing):
 
 def test_the_value_before_the_first_fit():
     with pytest.raises(RuntimeError, match='L1: no weights chosen yet; call `fit` first'): L1(.1).value()
+
+def test_strengths_before_the_first_fit_are_0():
+    learn = learner(L1(.1))
+    learn.create_opt()
+    assert learn.l1.strengths()==[{'l1': 0.}]
+
+def test_an_optimizer_without_steps_of_fastai_uses_what_it_has():
+    assert own_hypers(SimpleNamespace(hypers=[{'lr': .1, 'mom': .9}, {'lr': .1}]))=={'lr', 'mom'}
 
 def test_a_step_that_an_overflow_cancels_applies_no_proximal_step():
     "The weights are as they were, to the bit, though the optimizer would apply the step itself"

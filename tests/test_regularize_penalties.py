@@ -330,6 +330,13 @@ def test_rates_and_epsilons_of_each_weight(lr, eps):
     state = learn.opt.state[p]
     want = lr*.01/((state['sqr_avg']/(1-h['sqr_mom']**state['step'])).sqrt() + eps*1e-2)
     torch.testing.assert_close(steps.known(cb._held[0].step(learn.opt, learn.opt.hypers)), want)
+    learn = fit(learner(cb, Rates(), opt_func=SGD), 1, .01)  # has no epsilon
+    assert cb._held[0].step(learn.opt, learn.opt.hypers)==pytest.approx(lr*.01)
+
+def test_the_step_is_that_of_the_group():
+    cb = L1(1e-3)
+    learn = fit(learner(cb, opt_func=SGD, splitter=two), 1, slice(.01, .1))
+    assert [h.step(learn.opt, learn.opt.hypers) for h in cb._held]==pytest.approx([.01, .1])
 
 def test_blocks_of_one_parameter_with_rates_of_their_own():
     "Queries, keys and values lie in one parameter: with one rate it is taken whole, with several each keeps its own"
@@ -471,7 +478,7 @@ def test_bad_fits(name):
     cbs,kwargs,says = bad_fits[name]
     with pytest.raises(ValueError, match=says): fit(learner(NeverSteps(), *cbs(), **kwargs), 1)
 
-@pytest.mark.parametrize('bad', [-1., float('nan'), float('inf'), '1', True, None])
+@pytest.mark.parametrize('bad', [-1., float('nan'), float('inf'), '1', True, None, []])
 @pytest.mark.parametrize('cls', [L1, L2, ElasticNet, GroupLasso, L2SP, Orthogonal, MaxNorm, ActivationL1, ActivationL2])
 def test_bad_strengths(cls, bad):
     with pytest.raises(ValueError, match=cls.__name__): cls(bad)

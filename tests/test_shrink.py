@@ -16,6 +16,7 @@ import fastai_ext.regularize.prune as prune_module
 from fastai_ext.regularize.prune import shrink_model
 from fastai_ext.regularize.chains import chains
 from fastai_ext.regularize.coupled import coupled
+from fastai_ext.regularize.remove import remove_dead
 from fastai_ext.regularize.units import oriented, zero_columns, zero_rows as zero_rows_of
 
 layers = (nn.Linear, nn.modules.conv._ConvNd)
@@ -97,6 +98,16 @@ def test_dead_units_are_folded_into_the_bias():
     shrink_model(net.eval(), torch.randn(4, 1))
     assert net[0].weight.tolist()==[[2.]] and net[2].weight.tolist()==[[4.]]
     assert net[2].bias.item()==pytest.approx(1 + 3*torch.tanh(torch.tensor(.5)).item(), abs=1e-6)
+    assert (net[0].out_features,net[2].in_features)==(1,1)
+
+def test_what_is_handed_on_is_summed_in_double_precision_and_stays_frozen():
+    net,x = nn.Sequential(nn.Linear(1, 4), nn.ReLU(), nn.Linear(4, 1)).eval().requires_grad_(False),torch.randn(4, 1)
+    net[0].weight.data[:3] = 0
+    net[0].bias.data[:3] = torch.tensor([2.**26, 1., 2.**26])
+    net[2].weight.data[:] = torch.tensor([[1., 1., -1., 1.]])
+    net[2].bias.data.zero_()
+    assert remove_dead(net, chains(net, x)[0], x)==(3, {}) and net[2].bias.item()==1.
+    assert not any(p.requires_grad for p in net.parameters())
 
 def test_units_that_nothing_reads_go_too():
     net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
@@ -491,13 +502,21 @@ def influence(net, x, units, i):
         maker.bias[i] += 1
         return (net(x)-was).abs().max().item()
 
+class Ends(nn.Module):
+    "A layer, something done to what it puts out, and a layer that reads the end"
+    def __init__(self, f, n=6, conv=False):
+        super().__init__()
+        self.a,self.b,self.f = nn.Conv2d(1, 6, 3) if conv else nn.Linear(4, 6),nn.Linear(n, 2),f
+    def forward(self, x): return self.f(self, self.a(x))
+
 picture,row = torch.randn(3, 1, 12, 12),torch.randn(3, 4)
 followed = [(Functional(o), picture) for o in ('mean','amax','view','method','flatten')] + [
     (nn.Sequential(nn.Conv2d(1, 6, 3), nn.PReLU(6), AdaptiveConcatPool2d(), Flatten(), nn.Linear(12, 2)), picture),
     (nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6, affine=False), nn.PReLU(), nn.AvgPool2d(2),
                    nn.Conv2d(6, 2, 1)), picture),
     (nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.GELU(), nn.Dropout(), nn.Linear(6, 2)), row),
-    (nn.Sequential(nn.Linear(4, 6), SigmoidRange(0, 1), nn.Linear(6, 2)), row)]
+    (nn.Sequential(nn.Linear(4, 6), SigmoidRange(0, 1), nn.Linear(6, 2)), row),
+    (Ends(lambda m,h: m.b(F.lp_pool2d(h, 2, 10).flatten(1)), conv=True), picture)]
 
 @pytest.mark.parametrize('net,x', followed)
 def test_units_are_read_where_chains_say_and_nowhere_else(net, x):
@@ -535,13 +554,6 @@ class Turned(nn.Module):
     def __init__(self): super().__init__(); self.a,self.b = nn.Conv1d(1, 6, 3),nn.Linear(10, 2)
     def forward(self, x): return self.b(self.a(x))
 
-class Ends(nn.Module):
-    "A layer, something done to what it puts out, and a layer that reads the end"
-    def __init__(self, f, n=6, conv=False):
-        super().__init__()
-        self.a,self.b,self.f = nn.Conv2d(1, 6, 3) if conv else nn.Linear(4, 6),nn.Linear(n, 2),f
-    def forward(self, x): return self.f(self, self.a(x))
-
 ends = [  # the reason first
     ('mean follows', partial(Ends, lambda m,h: m.b(h.mean((1,2))), 10, True), picture),
     ('size follows', partial(Ends, lambda m,h: m.b(h)/h.size(1)), row),
@@ -573,6 +585,14 @@ def norm_used_twice():
     norm = nn.BatchNorm1d(6)
     return nn.Sequential(nn.Linear(4, 6), norm, nn.Linear(6, 6), norm, nn.Linear(6, 2))
 
+class Chooses(Branches):
+    "Cannot be traced as far as its layers"
+    def forward(self, x): return self.b(self.a(x if x.sum() > 0 else -x))
+
+def used_within_a_block():
+    block = Chooses()
+    return nn.Sequential(nn.Linear(4, 4), block.a, nn.Linear(6, 4), block)
+
 old_norm = nn.utils.weight_norm if hasattr(nn.utils, 'weight_norm') else weight_norm
 
 @pytest.mark.filterwarnings('ignore:.*weight_norm')
@@ -595,7 +615,7 @@ old_norm = nn.utils.weight_norm if hasattr(nn.utils, 'weight_norm') else weight_
     (partial(around, nn.LogSoftmax(1)), row, '0', 'LogSoftmax 1 follows'),
     (partial(around, nn.Softmax2d(), 10, True), picture, '0', 'Softmax2d 1 follows'),
     (partial(around, View(-1, 3), 3), row, '0', 'View 1 follows'),
-    (norm_used_twice, row, '0', '1 is used 2 times'),
+    (norm_used_twice, row, '0', '1 is used 2 times'), (used_within_a_block, row, '1', '1 is used 2 times'),
     (lambda: nn.Sequential(nn.Conv1d(1, 6, 3), nn.MaxPool2d(2), nn.Linear(5, 2)), torch.randn(2, 1, 12), '0',
      'MaxPool2d 1 follows'),
     (lambda: nn.Sequential(nn.Conv2d(2, 6, 3, groups=2), nn.Conv2d(6, 2, 1)), torch.randn(2, 2, 9, 9), '0',
@@ -675,6 +695,7 @@ def test_heads_are_dead_as_a_whole():
     att.proj.weight.data[:,32:128] = 0
     u = next(u for u in coupled(net, x)[0] if u.what=='heads')
     assert u.constant.tolist()==[False,False,True] and u.unread.tolist()==[False,True,False]
+    assert 'blocks.0.attn.qkv' not in coupled(net, x)[1]  # told once
     assert coupled(net, x, ['blocks.0.attn'])[1]['blocks.0.attn.qkv']=='skipped'
     att.gate = nn.Identity()
     assert not any(u.what=='heads' for u in coupled(net, x)[0])
@@ -689,3 +710,100 @@ def test_what_a_shared_layer_is_given_by_all_its_uses():
         assert not check(net, torch.randn(3, 4), fewer=False).done
     net.b.bias.data[1:3] = 1.
     check(net, torch.randn(3, 4))
+
+class Tied(Adds):
+    "Something is done to the sum before a layer reads it"
+    def __init__(self, middle, n=6):
+        super().__init__()
+        self.middle,self.c = middle,nn.Conv2d(n, 2, 1)
+    def forward(self, x):
+        x = self.a(x).relu()
+        return self.c(self.middle(x + self.b(x)))
+
+class Over(nn.Module):
+    "What `f` does with a layer and rows of a picture, (3, 36, 6)"
+    def __init__(self, layer, f):
+        super().__init__()
+        self.layer,self.f = layer,f
+    def forward(self, x): return self.f(self.layer, x.flatten(2).mT).mT[...,None]
+
+def normed():
+    net = Adds()
+    net.b = weight_norm(net.b)
+    return net
+
+class Several(nn.Module):
+    "Convolutions of different groups read one layer"
+    def __init__(self):
+        super().__init__()
+        self.a,self.b,self.c = nn.Conv2d(1, 8, 3),nn.Conv2d(8, 8, 3, groups=2),nn.Conv2d(8, 8, 3, groups=4)
+    def forward(self, x): h = self.a(x).relu(); return self.b(h) + self.c(h)
+
+class Joined(nn.Module):
+    "Three channels beside three others do not go into two groups"
+    def __init__(self):
+        super().__init__()
+        self.a,self.b,self.c = nn.Conv2d(1, 3, 3),nn.Conv2d(1, 3, 3),nn.Conv2d(6, 4, 3, groups=2)
+    def forward(self, x): return self.c(torch.cat([self.a(x), self.b(x)], 1))
+
+reasons = [  # a part of the reason first
+    ('Softmax mixes its units', partial(Tied, nn.Softmax(1))),
+    ('middle is tied to it', partial(Tied, nn.GroupNorm(2, 6))),
+    ('middle.layer is tied to it', lambda: Tied(Over(nn.LayerNorm(6), lambda m,h: m(h)))),
+    ('middle.layer is tied to it', lambda: Tied(Over(nn.LSTM(6, 6), lambda m,h: m(h)[0]))),
+    ('middle.layer is tied to it', lambda: Tied(Over(nn.MultiheadAttention(6, 1),
+                                                     lambda m,h: h + m(*[torch.ones_like(h)]*3)[0]))),
+    ('SplitOp', lambda: Tied(lambda h: h.split([2,4], 1)[1], 4)),
+    ('SplitOp', lambda: Tied(lambda h: h.chunk(2, 1)[1], 3)),
+    ('UnbindOp', lambda: Tied(lambda h: torch.stack(h.unbind(1), 1))), ('Slice', lambda: Tied(lambda h: h[:,2:], 4)),
+    ('b is no plain layer', normed),
+    ('convolutions of different groups read it', Several),
+    ('convolutions of different groups read it', Joined)]
+
+@pytest.mark.parametrize('why,make', reasons, ids=lambda o: o if isinstance(o, str) else '')
+def test_why_a_sum_is_left_alone(why, make):
+    found,left = coupled(make().eval(), picture)
+    assert why in left['a'] and not any('a' in u.makers for u in found)
+
+class Attention(nn.Module):
+    "Has layers with the names of timm's, whatever it computes"
+    def __init__(self, heads=2, width=24):
+        super().__init__()
+        self.qkv,self.proj = nn.Linear(8, width),nn.Linear(8, 8)
+        if heads: self.num_heads = heads
+    def forward(self, x): return self.proj(self.qkv(x)[:,:8])
+
+class Idle(nn.Module):
+    "Never calls its attention"
+    def __init__(self): super().__init__(); self.att,self.a,self.b = Attention(),nn.Linear(8, 6),nn.Linear(6, 2)
+    def forward(self, x): return self.b(self.a(x).relu())
+
+def test_heads_are_told_of_attention_as_timm_writes_it_only():
+    x = torch.randn(3, 8)
+    assert coupled(Attention(width=16), x)[1]['qkv']=='qkv is laid out in another way'
+    for net in (Attention(heads=None), Idle()):
+        assert not any(u.what=='heads' for u in coupled(net, x)[0])
+
+class Scaled(Adds):
+    "The second summand has a scale for each channel"
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1, 6, 1, 1))
+    def forward(self, x):
+        x = self.a(x).relu()
+        return self.c((x + self.b(x)*self.scale).relu())
+
+def test_a_parameter_shrinks_with_its_sum():
+    net = Scaled().eval()
+    net.load_state_dict(added().state_dict(), strict=False)
+    net.scale.data[:,:2] = 0
+    assert [r.left for r in check(net, torch.randn(2, 1, 8, 8))]==[4, 4, 2] and net.scale.shape==(1, 4, 1, 1)
+
+def test_a_convolution_that_joins_channels_in_groups_stops_nothing_else():
+    total = added()
+    total.a = nn.Conv2d(2, 6, 3, padding=1)
+    net = nn.Sequential(nn.Conv2d(1, 6, 1), nn.Conv2d(6, 2, 1, groups=2), total).eval()
+    for m,n in ((net[0], 3), (total.a, 2)):
+        for p in m.parameters(): p.data[:n] = 0
+    res = {r.layer: r for r in check(net, torch.randn(2, 1, 8, 8))}
+    assert res['2.a'].left==4 and '1 joins channels in groups' in res['0'].note

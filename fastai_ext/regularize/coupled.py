@@ -46,6 +46,8 @@ def _members(graph, group, names, skip):
         if kind in _unsafe: raise Mixed(f'{name or target.name} is tied to it')
         if kind=='ELEMENTWISE' and not name and not _keeps_apart(m._grad_fn):
             raise Mixed(f"{m._grad_fn.partition('Backward')[0]} mixes its units")
+        if kind=='DEPTHWISE_CONV' and m.in_channels != m.out_channels:  # only torch-pruning calls it so
+            raise Mixed(f'{name} joins channels in groups')
         if kind not in ('CONV','LINEAR','PARAMETER'): continue
         if kind!='PARAMETER' and (not is_plain(m) or parametrize.is_parametrized(m)):
             raise Mixed(f'{name} is no plain layer')
