@@ -33,6 +33,7 @@ from fastai_ext.regularize.fused import FusedAdam
 from fastai_ext.regularize.rows import RowOptimizer, done, join, joined, leave
 from fastai_ext.regularize.group import GroupLasso
 from fastai_ext.regularize.mixout import Mixout
+from fastai_ext.regularize.held import masters
 from fastai_ext.regularize.orthogonal import Orthogonal, grad_orthogonal
 from fastai_ext.regularize.penalty import L1, L2, ElasticNet
 from fastai_ext.regularize.proximal import prox_elastic_net_, prox_group, prox_group_, prox_l1
@@ -291,6 +292,24 @@ def test_masters_and_model_are_the_same(make):
     own = fit(learner(make(), OnCPU(dynamic=False, loss_scale=8), opt_func=momentum), 2, .05)
     plain = fit(learner(make(), opt_func=momentum), 2, .05)
     for a,b in zip(weights(own), weights(plain), strict=True): torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+class Attends(nn.Module):
+    "Queries, keys and values lie in one parameter"
+    def __init__(self): super().__init__(); self.att,self.out = nn.MultiheadAttention(4, 2),nn.Linear(4,1)
+    def forward(self, x): return self.out(self.att(x, x, x)[0])
+
+@pytest.mark.parametrize('opt', [momentum, Larc, Lamb], ids=['momentum','Larc','Lamb'])
+def test_a_part_of_a_parameter_and_its_master(opt):
+    model = Attends()
+    def _end(*cbs):
+        cb = L1(.3, only=lambda w: w.block=='q')
+        return weights(fit(learner(cb, *cbs, model=copy.deepcopy(model), opt_func=opt), 2, .05))
+    for a,b in zip(_end(OnCPU(dynamic=False, loss_scale=8)), _end(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+def test_masters_in_one_vector_are_refused_and_before_a_fit_there_are_none():
+    assert masters(learner(OnCPU()))=={}
+    with pytest.raises(ValueError, match='flat_master=True'): fit(learner(L1(.3), OnCPU(flat_master=True)), 1)
 
 def test_interrupted_between_two_halves_of_a_step():
     "What was to be done inside the step that never came is not done in the next fit"
