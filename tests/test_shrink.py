@@ -732,6 +732,11 @@ def normed():
     net.b = weight_norm(net.b)
     return net
 
+def transposed():
+    net = Adds()
+    net.c = nn.ConvTranspose2d(6, 4, 1, groups=2)
+    return net
+
 class Several(nn.Module):
     "Convolutions of different groups read one layer"
     def __init__(self):
@@ -756,7 +761,7 @@ reasons = [  # a part of the reason first
     ('SplitOp', lambda: Tied(lambda h: h.split([2,4], 1)[1], 4)),
     ('SplitOp', lambda: Tied(lambda h: h.chunk(2, 1)[1], 3)),
     ('UnbindOp', lambda: Tied(lambda h: torch.stack(h.unbind(1), 1))), ('Slice', lambda: Tied(lambda h: h[:,2:], 4)),
-    ('b is no plain layer', normed),
+    ('b is no plain layer', normed), ('c is grouped and transposed', transposed),
     ('convolutions of different groups read it', Several),
     ('convolutions of different groups read it', Joined)]
 
