@@ -761,6 +761,7 @@ reasons = [  # a part of the reason first
     ('SplitOp', lambda: Tied(lambda h: h.split([2,4], 1)[1], 4)),
     ('SplitOp', lambda: Tied(lambda h: h.chunk(2, 1)[1], 3)),
     ('UnbindOp', lambda: Tied(lambda h: torch.stack(h.unbind(1), 1))), ('Slice', lambda: Tied(lambda h: h[:,2:], 4)),
+    ('joined with some of themselves', lambda: Tied(lambda h: torch.cat([h,h[:,2:]], 1), 10)),  # which never ended
     ('b is no plain layer', normed), ('c is grouped and transposed', transposed),
     ('convolutions of different groups read it', Several),
     ('convolutions of different groups read it', Joined)]

@@ -7,6 +7,7 @@ __all__ = ['coupled']
 
 # %% ../../nbs/regularize/coupled.ipynb #176fe128
 import re,warnings
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -119,6 +120,35 @@ def _graph(net, xb):
         return tp.DependencyGraph().build_dependency(net, xb, verbose=False,
             forward_fn=lambda m,x: forward(m, x, {}, train=False, grad=True))
 
+@contextmanager
+def _bounded(graph):
+    "Groups that end: torch-pruning goes on for ever where a sum is joined with a part of itself"
+    from torch_pruning.dependency import graph as where
+    usual,most = where.Group,500 + 8*len(graph.module2node)
+    class Bounded(usual):
+        def add_dep(self, dep, idxs):
+            if len(self) > most: raise Mixed('its channels are joined with some of themselves')
+            super().add_dep(dep, idxs)
+    where.Group = Bounded
+    try: yield
+    finally: where.Group = usual
+
+def _groups(graph):
+    "(layer, the group of what depends on its channels, or why there is none), as `get_all_groups` finds them"
+    from torch_pruning import ops
+    seen = set()
+    for m in list(graph.module2node):
+        if m in seen or not isinstance(m, (ops.TORCH_CONV,ops.TORCH_LINEAR)): continue
+        pruner = graph.get_pruner_of_module(m)
+        n = None if pruner is None else pruner.get_out_channels(m)
+        if n is None: continue
+        try:
+            with _bounded(graph): group = graph.get_pruning_group(m, pruner.prune_out_channels, list(range(n)))
+        except Mixed as e: yield m,e
+        else:
+            seen |= {i.dep.target.module for i in group.items if graph.is_out_channel_pruning_fn(i.dep.handler)}
+            yield m,group
+
 def coupled(
     net:nn.Module, # Any network; its parameters are made to require a gradient
     xb,            # A batch: a tensor or a tuple of inputs
@@ -134,8 +164,11 @@ def coupled(
         done.add(m.qkv)
         try: found.append(_heads(graph, path, m, skip))
         except Mixed as e: left[names[m.qkv]] = str(e)
-    for group in graph.get_all_groups():
-        if group.items[0].dep.target.module in done: continue
+    for m,group in _groups(graph):
+        if m in done: continue
+        if isinstance(group, Mixed):
+            if m in names and is_plain(m): left[names[m]] = str(group)
+            continue
         try: found.append(_coupled(graph, group, names, skip))
         except Mixed as e:
             makers = [i.dep.target.module for i in group.items if graph.is_out_channel_pruning_fn(i.dep.handler)]
