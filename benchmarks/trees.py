@@ -1,6 +1,7 @@
 """Each engine against the same engine used well by hand, an ensemble against its best member, and what it costs.
 
     python benchmarks/trees.py --data FOLDER --out results.jsonl [--seeds 3] [--rows 6000] [--only adult] [--what costs]
+    python benchmarks/trees.py --data FOLDER --what trials              whether short fits choose as full ones do
     python benchmarks/trees.py --data FOLDER --what networks --rows 10000       networks alone; needs `pip install tabm`
 
 FOLDER holds the tables that `trees_tables.py` names; one that is not there is left out. Every figure is of the test
@@ -17,9 +18,12 @@ import pandas as pd
 warnings.filterwarnings('ignore')
 from fastai_ext.tabular.auto import fit_tabular
 from fastai_ext.tabular.dls import tabular_dls
+from fastai_ext.tabular.engines import engines
+from fastai_ext.tabular.folds import fold_positions
 from fastai_ext.tabular.rows import rows_dl
 from fastai_ext.tabular.target import kind_of_target, n_outputs, tensors
 from fastai_ext.tabular.trees import tree_learner
+from fastai_ext.tabular.weights import loss_of_kind
 from trees_tables import bike, score, split, tables
 
 def arrays(dls, ds, is_class):
@@ -189,6 +193,26 @@ def cost(args, make, seed, name):
     return dict(fit_ratio=fit, batch_ratio=whole/own, rows=len(test), engine_ms=1000*own, encode_ms=1000*encode,
                 batch_ms=1000*whole, one_row_ms=1000*one)
 
+def trial(args, make, seed, name):
+    """Whether short fits choose as full ones do: the loss of each on one fold, categories split natively and by their
+    codes, and trees as large as usual and larger"""
+    df,_,_,y = split(make, args.data, seed, args.rows)
+    dls = tabular_dls(df, y, valid=0)
+    kind = kind_of_target(dls.train_ds)
+    targets = tensors(dls.train_ds, kind=='class')[1][0].numpy()
+    a,b = fold_positions(targets, args.folds, kind, seed, make is bike)[-1]
+    def loss(native, more):
+        tl = tree_learner(dls, name, native=native, seed=seed, **more)
+        x,t,*_ = tl.train_arrays()
+        p = tl.model.engine.fit(x[a], t[a], (x[b],t[b]), patience=50).predict(x[b])
+        return float(loss_of_kind(kind)(p, t[b].reshape(len(b), -1)))
+    short,full = ({n: loss(n, more) for n in (True,False)} for more in (dict(n_estimators=100, lr=.2), {}))
+    native,large = min(short, key=short.get),engines[name].large
+    sizes = [loss(native, large | more) < usual[native] for more,usual in ((dict(n_estimators=100, lr=.2), short),
+                                                                           ({}, full))]
+    return dict(split_agrees=native==min(full, key=full.get), size_agrees=sizes[0]==sizes[1], native=native,
+                large=sizes[0])
+
 def jobs(args):
     "(table, what, engine, seed) of everything that is asked for"
     for name,(file,_) in tables.items():
@@ -198,6 +222,7 @@ def jobs(args):
             if 'ensemble' in args.what: yield name, 'ensemble', '', seed
         if 'networks' in args.what:
             yield from ((name, 'networks', e, s) for s in range(args.seeds) for e in ('fastai','plain','pieces','tabm'))
+            if 'trials' in args.what: yield from ((name, 'trials', e, seed) for e in args.engines if engines[e].large)
         if 'costs' in args.what: yield from ((name, 'costs', e, 0) for e in args.engines if e != 'extra')
 
 def show(lines):
@@ -228,7 +253,7 @@ def main():
     args = p.parse_args()
     lines = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
     done = {(o['table'], o['what'], o['engine'], o['seed'], o['rows']) for o in lines}
-    run = dict(engines=engine, ensemble=together, networks=alone, costs=cost)
+    run = dict(engines=engine, ensemble=together, networks=alone, costs=cost, trials=trial)
     for table,what,name,seed in jobs(args):
         if (table, what, name, seed, args.rows) in done: continue
         result = run[what](args, tables[table][1], seed, name)

@@ -7,7 +7,7 @@ from fastai.data.block import RegressionBlock
 from fastai.metrics import accuracy, rmse
 from fastai.tabular.core import Categorify, FillMissing, Normalize
 from fastai.tabular.data import TabularDataLoaders
-from fastai_ext.tabular.auto import fit_tabular
+from fastai_ext.tabular.auto import _tried, fit_tabular
 from fastai_ext.tabular.dls import tabular_dls
 from fastai_ext.tabular.ensemble import ensemble
 from fastai_ext.tabular.engines import engines
@@ -183,6 +183,17 @@ def error(dls, name, a, b, **kwargs):
     x,y,*_ = tl.train_arrays()
     p = tl.model.engine.fit(x[a], y[a], (x[b],y[b]), patience=50).predict(x[b])
     return ((p[:,0]-y[b])**2).mean(), p
+
+@pytest.mark.parametrize('name', ['lgbm','xgb','catboost','hist'])
+def test_a_trial_on_some_rows_knows_every_class_and_label(name):
+    "One row in 300 has the last class, or the label"
+    rng = np.random.RandomState(0)
+    df = pd.DataFrame(dict(a=rng.randn(1500), k=rng.choice(list('xyz'), 1500), rare=np.arange(1500) % 300 == 7))
+    df['kind'] = np.where(df.rare, 'z', np.where(df.a > 0, 'p', 'q'))
+    for y,cols in (('kind',['a','k','kind']),(['rare','up'],['a','k','rare','up'])):
+        dls = tabular_dls(df.assign(up=df.a > 0)[cols], y, valid=0)
+        tried = _tried(tree_learner(dls, name), (np.arange(1000), np.arange(1000,1500)), most=40)
+        assert tried.model.engine.name == name and not tried.fitted
 
 def test_with_time_the_latest_fold_is_the_first():
     ens = fit_tabular(table(), 'y', models=['hist'], folds=3, valid=.2, time=True, verbose=False)

@@ -163,6 +163,13 @@ def _cut(name, clock):
 
 _short = dict(n_estimators=100, lr=.2)  # rounds and rate of a trial
 
+def _some(rows, y, most, rng):
+    "At most so many of the rows, in their order, and one more of each class or label where there are targets `y`"
+    if len(rows) <= most: return rows
+    cols = [] if y is None else y[rows].reshape(len(rows), -1).T
+    firsts = [np.unique(o, return_index=True)[1] for o in cols]
+    return rows[np.unique(np.concatenate([rng.permutation(len(rows))[:most], *firsts]))]
+
 def _tried(trees, part, most=50_000):
     """`trees` with what is best in short fits on one fold, of at most so many rows: categories split natively or by
     their codes, then trees as large as usual or larger"""
@@ -170,7 +177,7 @@ def _tried(trees, part, most=50_000):
     if not e.large: return trees
     x,y,*_ = trees.train_arrays()
     wgts,rng = trees.train_weights(len(x)),np.random.RandomState(e.seed)
-    a,b = (i if len(i) <= most else np.sort(rng.permutation(i)[:most]) for i in part)
+    a,b = (_some(i, y if e.task.kind != 'value' else None, most, rng) for i in part)
     def engine(native, more): return type(e)(e.task, e.seed, native, e.monotone, e.n_jobs, **e.given | more)
     def loss(native, more):
         w = None if wgts is None else wgts[a]
