@@ -220,9 +220,9 @@ def jobs(args):
         for seed in range(args.seeds):
             if 'engines' in args.what: yield from ((name, 'engines', e, seed) for e in args.engines)
             if 'ensemble' in args.what: yield name, 'ensemble', '', seed
+            if 'trials' in args.what: yield from ((name, 'trials', e, seed) for e in args.engines if engines[e].large)
         if 'networks' in args.what:
             yield from ((name, 'networks', e, s) for s in range(args.seeds) for e in ('fastai','plain','pieces','tabm'))
-            if 'trials' in args.what: yield from ((name, 'trials', e, seed) for e in args.engines if engines[e].large)
         if 'costs' in args.what: yield from ((name, 'costs', e, 0) for e in args.engines if e != 'extra')
 
 def show(lines):
