@@ -2525,6 +2525,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'fastai_ext/tabular/columns.py'),
                                             'fastai_ext.tabular.columns.dates_of': ( 'tabular/columns.html#dates_of',
                                                                                      'fastai_ext/tabular/columns.py'),
+                                            'fastai_ext.tabular.columns.floats': ( 'tabular/columns.html#floats',
+                                                                                   'fastai_ext/tabular/columns.py'),
                                             'fastai_ext.tabular.columns.kind_of': ( 'tabular/columns.html#kind_of',
                                                                                     'fastai_ext/tabular/columns.py'),
                                             'fastai_ext.tabular.columns.levels_of': ( 'tabular/columns.html#levels_of',

@@ -12,7 +12,7 @@ import pandas as pd
 from pandas.api import types as kinds
 from fastai.data.block import CategoryBlock, MultiCategoryBlock, RegressionBlock
 from fastai.tabular.data import TabularDataLoaders
-from .columns import date_parts, dates_of, kind_of, levels_of, numbers, parts_are_levels, some
+from .columns import date_parts, dates_of, floats, kind_of, levels_of, numbers, parts_are_levels, some
 from .ready import ready_dls
 from .tidy import Tidy
 
@@ -241,7 +241,7 @@ def _date_columns(col, fmt, time, cats, conts, train):
 def _useful(df, levels, conts, train):
     "`levels` and `conts` without columns that say nothing"
     def constant(rows, n):
-        values = numbers(df[n].iloc[rows]).to_numpy()
+        values = floats(df[n].iloc[rows])
         good = values[np.isfinite(values)]
         return not len(good) or (len(good)==len(values) and (good==good[0]).all())
     def dull(n):

@@ -9,7 +9,7 @@ __all__ = ['Encoder']
 import numpy as np
 import pandas as pd
 from dataclasses import asdict, dataclass, field
-from .columns import codes_of, date_parts, numbers, some
+from .columns import codes_of, date_parts, floats, some
 from .rows import frame_of
 from .tidy import check_unique, class_codes, warn_gaps, warn_unseen
 
@@ -34,8 +34,8 @@ class Encoder:
         levels = {c['name']: c for c in self.cats if 'levels' in c}
         self.index = {n: pd.Index(c['levels'], dtype=object) for n,c in levels.items()}
         self.tables = {n: np.array([*c['codes'], 0, 0], dtype='int64') for n,c in levels.items()}  # -1 and -2 give 0
-        self.lookup = {n: dict(zip(c['levels'], c['codes'], strict=True)) for n,c in levels.items()}
-        self.by_name = {c['name']:c for c in self.conts}
+        self.places = {n: {o: i for i,o in enumerate(c['levels'])} for n,c in levels.items()}
+        self.classes = {o: i for i,o in enumerate(self.vocab or ())}
 
     def __getstate__(self): return asdict(self)
 
@@ -88,13 +88,13 @@ class Encoder:
         return np.ascontiguousarray(x)
 
     def _codes(self, col, c):
-        codes = codes_of(col, self.index[c['name']])
+        codes = codes_of(col, self.index[c['name']], self.places[c['name']])
         unseen = codes == -2
         if unseen.any(): warn_unseen(col, unseen, c['levels'])
         return self.tables[c['name']][codes]
 
     def _number(self, col, c):
-        values = numbers(col).to_numpy()
+        values = floats(col)
         bad = ~np.isfinite(values)
         nan = np.isnan(values) if bad.any() else bad
         if bad.sum() > nan.sum():
@@ -134,12 +134,12 @@ class Encoder:
         return x
 
     def _code(self, value, c):
-        code = self.lookup[c['name']].get(value, -1)
-        if code >= 0: return code
+        at = self.places[c['name']].get(value)
+        if at is not None: return c['codes'][at]
         return self._codes(pd.Series([value], name=c['name'], dtype=object), c)[0]
 
     def _has_y(self, rows): return len(self.y_names) > 0 and all(n in rows for n in self.y_names)
 
     def _targets(self, frame):
-        if self.kind=='class': return class_codes(frame[self.y_names[0]], self.vocab).reshape(-1,1)
-        return np.column_stack([numbers(frame[n]).to_numpy('float64') for n in self.y_names])
+        if self.kind=='class': return class_codes(frame[self.y_names[0]], self.vocab, self.classes).reshape(-1,1)
+        return np.column_stack([floats(frame[n]) for n in self.y_names])

@@ -186,10 +186,11 @@ class TreeLearner(TableLearner):
         if asked: job.whole = self.model.engine = grown
         if job.stopped is not None: raise job.stopped
 
-    def _look_back(self, most=10_000):
-        "One look at training rows, at most `most` of them, for `train_loss`"
+    def _look_back(self):
+        "One look at an eighth of the training rows for `train_loss`, at 2,000 or more and 10,000 at most"
         if hasattr(self, 'recorder'): self.recorder.smooth_loss.reset()
         to,self.dl,self.iter = self.dls.train_ds,self.dls.train,self._job.blocks
+        most = int(np.clip(len(to)//8, 2_000, 10_000))
         if len(to) > most: to = to.iloc[np.sort(np.random.RandomState(0).permutation(len(to))[:most]).tolist()]
         self._one(to)
 

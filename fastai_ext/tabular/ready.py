@@ -12,7 +12,7 @@ from fastai.data.transforms import CategoryMap, Normalize
 from fastai.tabular.core import Categorify, FillMissing, TabDataLoader, TabularPandas, TabWeightedDL
 from fastai.tabular.data import TabularDataLoaders
 from fastai.torch_core import default_device
-from .columns import numbers, some
+from .columns import floats, some
 from .tidy import Tidy
 
 # %% ../../nbs/tabular/ready.ipynb #6f12ea0d
@@ -92,7 +92,7 @@ def _numbers(col, conts, splits, tidy, fill, norm):
     wide = [np.empty((len(conts), len(i))) for i in splits]
     fill.na_dict,norm.means,norm.stds = {},{},{}
     for j,n in enumerate(conts):
-        values = numbers(col(n)).to_numpy()
+        values = floats(col(n))
         tidy.learn(n, values[:cut])
         values = tidy.number(values, n)
         if n in tidy.gaps:

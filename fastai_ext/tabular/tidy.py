@@ -12,7 +12,7 @@ import pandas as pd
 from pandas.api import types as kinds
 from fastai.data.transforms import Categorize
 from fastai.tabular.core import Tabular, TabularProc
-from .columns import codes_of, date_parts, levels_of, numbers, some
+from .columns import codes_of, date_parts, floats, levels_of, numbers, some
 
 # %% ../../nbs/tabular/tidy.ipynb #cf78473b
 class Tidy(TabularProc):
@@ -34,7 +34,7 @@ class Tidy(TabularProc):
         parts = self.parts(items)
         col = lambda n: parts[n] if n in parts else items[n]
         self.begin(parts, {n: levels_of(col(n)) for n in to.cat_names})
-        for n in to.cont_names: self.learn(n, numbers(col(n)).to_numpy())
+        for n in to.cont_names: self.learn(n, floats(col(n)))
 
     def begin(self,
         parts,       # Names of the parts of dates
@@ -78,7 +78,7 @@ class Tidy(TabularProc):
         check_unique(items)
         cols = self.parts(items)
         for n in self.levels: cols[n] = self.level(cols[n] if n in cols else items[n], n)
-        for n in self.medians: cols[n] = self.number(numbers(cols[n] if n in cols else items[n]).to_numpy(), n)
+        for n in self.medians: cols[n] = self.number(floats(cols[n] if n in cols else items[n]), n)
         for n in to.y_names:
             if n in items.columns: cols[n] = self.target(items[n])
         marks = {f'{n}_na' for n in self.gaps}  # which FillMissing makes anew
@@ -132,15 +132,17 @@ def check_unique(
     frame, # Rows
 ):
     "Raise `ValueError` where two columns have one name"
+    if frame.columns.is_unique: return
     double = frame.columns[frame.columns.duplicated()].unique()
-    if len(double): raise ValueError(f"the rows have duplicate columns: {some(double)}")
+    raise ValueError(f"the rows have duplicate columns: {some(double)}")
 
 def class_codes(
     col,   # Targets, a Series
     vocab, # Names of the classes
+    places:dict=None, # Name -> position, where it is at hand
 ):
     "The position of each target in `vocab`; raises `ValueError` for those that are not there"
-    codes = codes_of(col, vocab)
+    codes = codes_of(col, vocab, places)
     if (codes < 0).any():
         raise ValueError(f"target '{col.name}' has values that are not in the vocabulary {list(vocab)}: "
                          f"{some(pd.unique(col[codes < 0]))}; correct them, or drop the column to predict")
