@@ -12,11 +12,15 @@ from fastai.metrics import accuracy, rmse
 from fastai.tabular.learner import tabular_learner
 from fastai.torch_core import set_seed
 from hypothesis import given, settings, strategies as st
+from scipy import special
+from sklearn.datasets import load_wine
 from sklearn.metrics import log_loss, mean_squared_error
+from fastai_ext.tabular import effects  # noqa: F401  gives learners `contributions`
+from fastai_ext.tabular.dls import tabular_dls
 from fastai_ext.tabular.ensemble import ensemble
 from fastai_ext.tabular.files import load_tree_learner
 from fastai_ext.tabular.trees import tree_learner
-from fastai_ext.tabular.weights import nnls_weights, pooled, select_weights, squared_error, stack_weights
+from fastai_ext.tabular.weights import choose, nnls_weights, pooled, select_weights, squared_error, stack_weights
 from conftest import root
 from test_trees import cancer_dls, diabetes, diabetes_dls, fitted
 
@@ -149,7 +153,49 @@ def test_stacking_and_least_squares_find_what_is_there():
     over = np.clip(np.where(y[:,None]==[0,1], .8, .2) + .15*rng.randn(2000,2), .01, .99)
     over /= over.sum(1, keepdims=True)
     w = stack_weights([over, np.full((2000,2), .5)], y, 'class')
-    assert log_loss(y, pooled(w, np.log([over, np.full((2000,2), .5)]))) <= log_loss(y, over)
+    assert log_loss(y, pooled(w, [over, np.full((2000,2), .5)], 'class')) <= log_loss(y, over)
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 1000), st.integers(1, 4))
+def test_a_pool_is_the_normed_geometric_mean(seed, k):
+    rng = np.random.RandomState(seed)
+    w,preds = rng.dirichlet(np.ones(k)),[rng.dirichlet(np.ones(3), 10) for _ in range(k)]
+    assert np.allclose(pooled(w, preds, 'class'), special.softmax(np.tensordot(w, np.log(preds), 1), axis=1))
+    assert np.allclose(pooled(w, preds, 'label'), special.expit(np.tensordot(w, special.logit(preds), 1)))
+    assert np.allclose(pooled(w, preds, 'value', 3.), 3+np.tensordot(w, np.array(preds)-3, 1))
+
+@pytest.mark.parametrize('kind', ('class','label'))
+def test_probabilities_are_mixed_as_suits_them(kind):
+    "Two halves of the evidence belong multiplied; two guesses of which one is right belong averaged"
+    rng = np.random.RandomState(0)
+    a,b,coin = rng.randn(4000),rng.randn(4000),rng.rand(4000) < .5
+    def both(z): return np.column_stack([special.expit(-z), special.expit(z)])[:, 1 if kind=='label' else slice(None)]
+    def mixed(truth):
+        y = (rng.rand(4000) < truth).astype(int)
+        preds = [both(o).reshape(4000, -1) for o in ((2*a,2*b) if truth is evidence else (4*a,4*b))]
+        return choose('auto', preds, y[:,None] if kind=='label' else y, kind)[:2]
+    evidence,guess = special.expit(a+b),np.where(coin, special.expit(4*a), special.expit(4*b))
+    for truth,how in ((evidence,'pool'), (guess,'mean')):
+        w,got = mixed(truth)
+        assert got == how and np.allclose(w, .5, atol=.1) and np.isclose(w.sum(), 1)
+
+def wine_dls(): return tabular_dls(load_wine(as_frame=True).frame, 'target', valid=.4, task='class')
+
+@pytest.mark.parametrize('make', (cancer_dls, wine_dls))
+def test_what_columns_add_to_a_pool_of_boosters_is_exact(make):
+    dls = make()
+    members = [fitted(dls, name, n_estimators=20) for name in ('hist','lgbm','xgb')]
+    ens = ensemble(*members, weights='mean')
+    row = ens.dls.valid_ds.new(ens.dls.valid_ds.all_cols.copy()).decode().items.iloc[3]
+    with pytest.raises(NotImplementedError, match='call shap'): ens.contributions(row)
+    ens.model.how,ens.model.weights = 'pool',np.array([.5,.2,.3])
+    adds,p = [ens.contributions(row, target=c) for c in dls.vocab],ens.predict(row)[2].numpy()
+    assert 'log-odds' in adds[0].what
+    scores = np.array([a.prediction for a in adds])
+    assert all(np.isclose(a.base+sum(s.adds for s in a), a.prediction) for a in adds)
+    assert np.allclose(scores, special.logit(p) if len(p)==2 else scores.mean()+np.log(p)-np.log(p).mean(), atol=1e-4)
+    outer = ensemble(ens, fitted(dls, 'rf', n_estimators=5), weights='mean')  # log-odds and probabilities do not add
+    with pytest.raises(NotImplementedError, match='call shap'): outer.contributions(row)
 
 def test_members_from_a_file(members, tmp_path):
     forest = members[1]

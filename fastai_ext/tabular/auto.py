@@ -85,9 +85,9 @@ def fit_tabular(
         seconds[name] = took
         if verbose: print(f'{name:10} {loss_of_kind(kind)(res[1], targets):.5g} out of fold, {took:.1f} s')
     if len(done) == 1: weights = 'mean'
-    if weights=='mean': w,center = np.full(len(done), 1/len(done)),0.
-    else: w,center = choose(weights, list(oof.values()), targets, kind, 40, loss, seed)
-    model = EnsembleModel(list(done.values()), w, kind, n_outputs(dls), 'stack' if weights=='stack' else 'mean', center)
+    if weights=='mean': w,mix,center = np.full(len(done), 1/len(done)),'mean',0.
+    else: w,mix,center = choose(weights, list(oof.values()), targets, kind, 40, loss, seed)
+    model = EnsembleModel(list(done.values()), w, kind, n_outputs(dls), mix, center)
     return EnsembleLearner(dls, model, list(done), seconds=list(seconds.values()), loss_func=loss_for(kind),
                            metrics=metrics, path=dls.path)
 

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 from ..table import Table
+from .engine import parts_of_both
 from .explain import column_groups
 from .grow import TreeLearner
 from .learner import TableLearner
@@ -171,17 +172,19 @@ def _parts(learn, x):
     model,members = learn.model,zip(learn.model.weights, learn.model.members, strict=True)
     used = [(w,m) for w,m in members if w]
     odd = [m for _,m in used if not _adds_up(m, model) or _boosts(m) and _has_link(m, m.model.x(*learn.as_inputs(x)))]
-    if odd or model.how=='stack' and model.kind != 'value':
+    if odd:
         raise NotImplementedError("contributions: a member of the ensemble, or the way they are mixed, cannot be taken "
                                   "apart into a sum; call shap(), which asks the whole ensemble")
     res = sum(w*_parts(m, m.model.x(*learn.as_inputs(x)) if isinstance(m, TreeLearner) else x) for w,m in used)
-    if model.how=='stack': res[:,-1] += model.center*(1-sum(w for w,_ in used))
+    if model.kind=='value': res[:,-1] += model.center*(1-sum(w for w,_ in used))
     return res
 
 def _adds_up(member, model):
-    "Do the contributions of `member` sum to its prediction in the units of the target?"
-    if isinstance(member, TreeLearner): return not member.y_tfm and (model.kind=='value' or not _boosts(member))
-    return hasattr(member.model, 'members')  # an ensemble, which is looked at itself
+    "Do the contributions of `member` sum to what `model` mixes: values, probabilities or log-odds?"
+    trees = isinstance(member, TreeLearner)
+    if not trees and not hasattr(member.model, 'members'): return False
+    if model.kind=='value': return not member.y_tfm
+    return _in_log_odds(member) == (model.how != 'mean')  # of an ensemble too, which is looked at itself
 
 def _has_link(learn, x):
     "Do boosted trees of values predict something else than their sum, such as its exponential for counts?"
@@ -189,6 +192,11 @@ def _has_link(learn, x):
     parts = learn.model.engine.contributions(x)
     # single precision: what is lost in the sum is small beside its parts, not beside a sum near 0
     return bool((abs(parts.sum(1) - learn.model.engine.predict(x)) > 1e-4*abs(parts).sum(1)).any())
+
+def _in_log_odds(learn):
+    "Are its contributions of probabilities sums of log-odds?"
+    if isinstance(learn, TreeLearner): return _boosts(learn)
+    return learn.model.kind != 'value' and learn.model.how != 'mean'
 
 def _boosts(learn):
     return isinstance(learn, TreeLearner) and learn.model.engine.name in ('hist','xgb','lgbm','catboost')
@@ -204,21 +212,20 @@ def contributions(self:TableLearner,
     For forests, single trees and `'hist'` by the splits on the row's way (Saabas, 2014); for other boosters the SHAP
     values of the library (Lundberg et al., 2020); in units of the prediction, for classes of boosters in log-odds,
     for a loss with a link, as that of counts, before it; for an ensemble the weighted sum of its members' where those
-    are in units of the prediction. Raises `ValueError` for more than one row, `NotImplementedError` for
+    are in the units that it mixes. Raises `ValueError` for more than one row, `NotImplementedError` for
     what cannot say: `shap()` asks any learner."""
     self._must_be_fitted('contributions')
     if isinstance(row, pd.DataFrame) and len(row) != 1: raise ValueError(f"contributions: {len(row)} rows; give one, "
                                                                          "for example df.iloc[[0]]")
     raw = row.iloc[0] if isinstance(row, pd.DataFrame) else row
     x,_ = self.encode(row)
-    parts = _parts(self, x)[0]  # (columns and the base) x outputs
+    parts = parts_of_both(_parts(self, x), self.model.kind)[0]  # (columns and the base) x outputs
     i,what = output_of(self, target)
-    i = min(i, parts.shape[1]-1)
     groups = column_groups(self.dls.train_ds).items()
     shares = (Share(n, raw[n] if n in raw else None, float(parts[at,i].sum())) for n,at in groups)
     res = Contributions(sorted(shares, key=lambda s: -abs(s.adds)))
     res.base,res.prediction = float(parts[-1,i]),float(parts[:,i].sum())
     if self.y_tfm: what = f'{getattr(self.y_tfm[0], "__name__", "function")} of {what}'
-    if _boosts(self): what = what.replace('probability', 'log-odds')
+    if _in_log_odds(self): what = what.replace('probability', 'log-odds')
     res.what = f'{what}, before its link' if _boosts(self) and _has_link(self, x) else what
     return res

@@ -197,6 +197,13 @@ def two_classes(p):
     p = np.asarray(p).reshape(-1)
     return np.column_stack([1-p, p])
 
+def parts_of_both(
+    parts,    # Contributions, rows x (columns and the base) x outputs
+    kind:str, # `'class'`, `'value'` or `'label'`
+):
+    "Contributions to each class: where of two only those to the second are there, the first's are their opposite"
+    return np.concatenate([-parts, parts], axis=2) if kind=='class' and parts.shape[2]==1 else parts
+
 def needs(
     extra,  # Name of the extra: pip install fastai_ext[NAME]
     module, # Module to import

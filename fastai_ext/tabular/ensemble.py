@@ -51,14 +51,14 @@ def ensemble(
     how = weights if isinstance(weights, str) else 'given'
     fixed = how not in rules
     w = np.full(len(learners), 1/len(learners)) if how=='mean' or not fixed else given_weights(weights, len(learners))
-    center,select,report = 0.,np.arange(0),np.arange(nv)
+    mix,center,select,report = 'mean',0.,np.arange(0),np.arange(nv)
     if folds:
         learners,oof,y = refitted(learners, names, dls, folds, refit, kind, seed, time)
-        if not fixed: w,center = choose(how, oof, y, kind, n, loss, seed)
+        if not fixed: w,mix,center = choose(how, oof, y, kind, n, loss, seed)
     elif not fixed:
         xb,y,select,report = _choosing_rows(dls, on, kind, nv, seed)
-        w,center = choose(how, [member_preds(m, *xb) for m in learners], y, kind, n, loss, seed)
-    model = EnsembleModel(learners, w, kind, n_outputs(dls), 'stack' if how=='stack' else 'mean', center)
+        w,mix,center = choose(how, [member_preds(m, *xb) for m in learners], y, kind, n, loss, seed)
+    model = EnsembleModel(learners, w, kind, n_outputs(dls), mix, center)
     metrics = learners[0].metrics if metrics is None else metrics
     return EnsembleLearner(with_valid(dls, report), model, names, select, report, loss_func=loss_for(kind),
                            metrics=metrics, path=dls.path)

@@ -19,7 +19,7 @@ from .learner import TableLearner, Text, refuses
 from .network import network_from_state, network_state
 from .steps import empty_dls, encoder_of
 from .store import from_state as trees_from
-from .target import class_names, linked, loss_for, tensors, tiny
+from .target import class_names, linked, loss_for, tensors
 from .weights import pooled
 
 # %% ../../nbs/tabular/members.ipynb #0eeab051
@@ -30,8 +30,8 @@ class EnsembleModel(nn.Module):
         weights,           # A number for each
         kind:str='value',  # `'class'`, `'value'` or `'label'`
         n_out:int=1,       # Number of classes, labels or targets
-        how:str='mean',    # `'mean'` of the predictions; `'stack'`: of log-probabilities, or about `center`
-        center:float=0.,   # With `'stack'`, the mean of the target
+        how:str='mean',    # `'mean'` of the predictions; `'pool'`: of log-probabilities, or of values about `center`
+        center:float=0.,   # With `'pool'`, the mean of the target
     ):
         super().__init__()
         self.members,self.weights,self.levels = members,np.asarray(weights),()
@@ -58,9 +58,7 @@ class EnsembleModel(nn.Module):
         "Probabilities or values of the ensemble, from those of its members"
         w,how = (self.weights,self.how) if weights is None else (np.asarray(weights),'mean')
         if how=='mean': return sum(a*p for a,p in zip(w, preds, strict=True))
-        if self.kind=='value': return self.center + sum(a*(p-self.center) for a,p in zip(w, preds, strict=True))
-        p = np.clip(np.stack(preds), tiny, 1)
-        return pooled(w, np.log(p), np.log(np.clip(1-p, tiny, 1)) if self.kind=='label' else None)
+        return pooled(w, preds, self.kind, self.center)
 
     def mean(self,
         preds:list,   # Probabilities or values of each member

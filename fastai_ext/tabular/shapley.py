@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 from .effects import output_of, rows_to_explain
-from .engine import needs
+from .engine import needs, parts_of_both
 from .explain import column_groups
 from .grow import TreeLearner
 from .learner import TableLearner
@@ -78,8 +78,7 @@ def _of_trees(learn, package, x, i):
     engine,y_tfm = learn.model.engine,learn.y_tfm
     def unit(what): return f'{y_tfm[0].__name__} of {what}' if y_tfm else what
     if engine.name in ('xgb','lgbm','catboost'):
-        parts = engine.contributions(x)
-        i = min(i, parts.shape[2]-1)
+        parts = parts_of_both(engine.contributions(x), engine.task.kind)
         def odds(what): return unit(what).replace('probability', 'log-odds')
         return parts[:,:-1,i], parts[:,-1,i], parts[:,:,i].sum(1), odds
     one = engine.task.kind=='class' or engine.task.n_out==1

@@ -7,7 +7,7 @@ __all__ = ['select_weights', 'nnls_weights', 'stack_weights', 'pooled']
 
 # %% ../../nbs/tabular/weights.ipynb #08a06b21
 import numpy as np
-from .target import tiny
+from .target import from_logs, tiny, to_logs
 
 # %% ../../nbs/tabular/weights.ipynb #e37204dc
 def row_losses(
@@ -57,6 +57,7 @@ def select_weights(
     n:int=40,    # Picks, >= 1
     bags:int=20, # Samples of the rows, with replacement, over which the weights are averaged; 0: once, on all rows
     seed:int=0,  # Seed of the samples
+    mix=None,    # What makes predictions of the mean, such as a softmax of log-probabilities; None: it is one
 ):
     """Weights of the members, summing to 1, by greedy selection with replacement (Caruana et al. 2004): each pick adds
     the member that makes the mean of all picks best, and the best step of the way is taken. Averaged over samples
@@ -64,16 +65,17 @@ def select_weights(
     if n < 1: raise ValueError(f"select_weights: n={n} picks; give 1 or more, for example 40")
     if not preds: raise ValueError("select_weights: there are no predictions to weigh; give at least one member")
     preds,targs = np.stack([np.asarray(p, dtype='float64') for p in preds]),np.asarray(targs)
-    if not bags: return _greedy(preds, targs, loss, n)
+    mix = mix or (lambda p: p)
+    if not bags: return _greedy(preds, targs, loss, n, mix)
     rng,rows = np.random.RandomState(seed),len(targs)
     samples = (rng.randint(rows, size=min(rows, 10_000)) for _ in range(bags))
-    return np.mean([_greedy(preds[:,i], targs[i], loss, n) for i in samples], axis=0)
+    return np.mean([_greedy(preds[:,i], targs[i], loss, n, mix) for i in samples], axis=0)
 
-def _greedy(preds, targs, loss, n):
+def _greedy(preds, targs, loss, n, mix):
     total,counts = np.zeros(preds.shape[1:]),np.zeros(len(preds))
     best,weights = np.inf,None
     for i in range(1, n+1):
-        losses = [loss((total+p)/i, targs) for p in preds]
+        losses = [loss(mix((total+p)/i), targs) for p in preds]
         j = int(np.argmin(losses))
         total,counts[j] = total+preds[j],counts[j]+1
         if losses[j] < best: best,weights = losses[j],counts/i
@@ -114,21 +116,20 @@ def stack_weights(
         x,y = preds.reshape(n, -1).T-y.mean(),y-y.mean()
         scale = l2*np.square(x).sum()/n
         return np.linalg.solve(x.T@x + scale*np.eye(n), x.T@y + scale*even)
-    logs,loss = np.log(np.clip(preds, tiny, 1)),loss_of_kind(kind)
-    both = np.log(np.clip(1-preds, tiny, 1)) if kind=='label' else None
-    def f(w): return loss(pooled(w, logs, both), targs) + l2*np.square(w-even).sum()
+    logs,loss = to_logs(preds, kind),loss_of_kind(kind)
+    def f(w): return loss(from_logs(np.tensordot(w, logs, 1), kind), targs) + l2*np.square(w-even).sum()
     return minimize(f, even, method='L-BFGS-B').x
 
 def pooled(
     w,          # A weight for each member
-    logs,       # Logarithms of their probabilities, members x rows x classes or labels
-    other=None, # Of labels, the logarithms of the opposites
+    preds:list, # For each member probabilities or values, rows x classes, labels or targets
+    kind:str,   # `'class'`, `'value'` or `'label'`
+    center=0.,  # What values are weighed about; 0 for probabilities
 ):
-    "The weighted geometric mean of probabilities"
-    a = np.tensordot(w, logs, 1)
-    if other is not None: return 1/(1+np.exp(np.clip(np.tensordot(w, other, 1)-a, -500, 500)))
-    e = np.exp(a-a.max(-1, keepdims=True))
-    return e/e.sum(-1, keepdims=True)
+    """The weighted geometric mean of probabilities, made to sum to 1 (a logarithmic pool: Genest and Zidek, 1986); the
+    weighted sum of values about `center`"""
+    logs = (to_logs(np.asarray(p)-center, kind) for p in preds)
+    return center + from_logs(sum(a*p for a,p in zip(w, logs, strict=True)), kind)
 
 # %% ../../nbs/tabular/weights.ipynb #d5449a50
 rules = ('auto','nnls','stack')  # those that choose weights on rows
@@ -142,11 +143,19 @@ def choose(
     loss=None,  # With `'auto'`, (predictions, targets) -> a number to make small
     seed:int=0, # Seed of the samples
 ):
-    "(weights, center): `center`, the mean of the targets, is what `'stack'` weighs values about"
-    if how=='nnls': return nnls_weights(preds, y, kind),0.
-    if how=='stack': return stack_weights(preds, y, kind),float(np.mean(y)) if kind=='value' else 0.
+    """(weights, how to mix, center). To mix is a `'mean'` of what members predict, or a `'pool'`: of their logarithms, of
+    values about `center`. With `'auto'`, of probabilities whichever has the smaller loss"""
+    if how=='nnls': return nnls_weights(preds, y, kind),'mean',0.
+    if how=='stack': return stack_weights(preds, y, kind),'pool',float(np.mean(y)) if kind=='value' else 0.
     if loss is not None: _check_loss(loss, preds, y, seed)
-    return select_weights(preds, y, loss or loss_of_kind(kind), n, seed=seed),0.
+    loss = loss or loss_of_kind(kind)
+    w = select_weights(preds, y, loss, n, seed=seed)
+    if kind=='value': return w,'mean',0.
+    logs = [to_logs(np.asarray(p), kind) for p in preds]
+    pool = select_weights(logs, y, loss, n, seed=seed, mix=lambda a: from_logs(a, kind))
+    mean = sum(a*np.asarray(p) for a,p in zip(w, preds, strict=True))
+    of_mean,of_pool = loss(mean, y),loss(pooled(pool, preds, kind), y)
+    return (pool,'pool',0.) if of_mean-of_pool > 1e-6*abs(of_mean) else (w,'mean',0.)
 
 def _check_loss(loss, preds, y, seed):
     "Raise `ValueError` for a function that takes no arrays, gives no number, or becomes small for wrong predictions"
