@@ -126,7 +126,7 @@ def variance_scaling(t:_Tensor,
     groups:int=1,         # Groups of a convolution, for the fans from the shape
     generator:_Generator=None):
     """Variance `scale*gain**2/fan`, as in Keras and JAX; the truncated normal has that variance after truncation.
-    Raises `ValueError`"""
+    Raises `ValueError` for an unknown `mode`, `distribution` or activation, and for a vector without given fans"""
     std = _std(t, fan_in, fan_out, mode, gain, groups)*math.sqrt(scale)
     if distribution == 'normal': return normal(t, 0., std, generator=generator)
     if distribution == 'uniform': return uniform(t, -math.sqrt(3)*std, math.sqrt(3)*std, generator=generator)
@@ -202,7 +202,8 @@ def orthogonal(t:_Tensor,
     gain=1.,          # Factor, or the name of the activation that follows
     groups:int=1,     # Groups of a convolution; each is orthogonal by itself
     generator:_Generator=None):
-    "Rows, or columns if there are more rows, are orthonormal times `gain`. Saxe, McClelland, Ganguli 2014"
+    """Rows, or columns if there are more rows, are orthonormal times `gain`. Saxe, McClelland, Ganguli 2014. Raises
+    `ValueError` for fewer than two dimensions"""
     gain = _gain(gain) if isinstance(gain, str) else gain
     if t.ndim < 2: raise ValueError(f"orthogonal: shape {tuple(t.shape)} is no matrix")
     return fill(t, lambda x: x.copy_(orthonormal(x.shape, groups, generator, x.device, x.dtype)*gain))
@@ -222,7 +223,8 @@ def delta_orthogonal(t:_Tensor, gain:_Gain=1., groups:_Groups=1, generator:_Gene
 # %% ../../nbs/init/schemes.ipynb #c09b63c8
 @_scheme
 def identity(t:_Tensor, gain:_Gain=1., groups:_Groups=1, generator:_Generator=None):
-    "Ones on the diagonal times `gain`; for a convolution at the centre of the kernel (dirac)"
+    """Ones on the diagonal times `gain`; for a convolution at the centre of the kernel (dirac). Raises `ValueError` for
+    fewer than two dimensions"""
     gain = _gain(gain) if isinstance(gain, str) else gain
     if t.ndim < 2: raise ValueError(f"identity: shape {tuple(t.shape)} is no matrix")
     def f(x):
@@ -240,13 +242,14 @@ def dirac(t:_Tensor, gain:_Gain=1., groups:_Groups=1, generator:_Generator=None)
 
 @_scheme
 def sparse(t:_Tensor,
-    sparsity:float=.9,     # Share of zeros among the inputs of each unit, 0 to 1
+    sparsity:float=.9,     # Share of zeros among the inputs of each unit, 0 to below 1
     std:float|None=None,   # Of the others; keeps the mean square if not given
     gain=1.,               # Factor, or the name of the activation that follows
     generator:_Generator=None):
-    "Each unit keeps the same number of inputs, drawn from a normal. Martens 2010"
+    """Each unit keeps the same number of inputs, drawn from a normal. Martens 2010. Raises `ValueError` for a
+    `sparsity` that is no share"""
     if not 0 <= sparsity < 1:
-        raise ValueError(f"sparse: sparsity={sparsity} is not a share; give a number from 0 to 1, for example .9")
+        raise ValueError(f"sparse: sparsity={sparsity} is not a share; give a number from 0 to below 1, for example .9")
     def f(x):
         rows = x.reshape(x.shape[0], -1)
         keep = max(1, rows.shape[1] - math.ceil(sparsity*rows.shape[1]))
