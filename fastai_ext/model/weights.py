@@ -202,8 +202,8 @@ def weights(
     only=None,  # Keep these: wildcard names, layer types, parameter-group numbers, predicates, or a list of them
     skip=None,  # Drop these, likewise
 )->Weights: # An `L` of `Weight`
-    """Every parameter of a model with its role. Warns of a selector that matches nothing, raises `ValueError` for a
-    lazy layer without a shape"""
+    """Every parameter of a model with its role. Warns of a selector that matches nothing; raises `ValueError` for a
+    lazy layer without a shape, `TypeError` for what is no model"""
     learn,model = (model,model.model) if not isinstance(model, nn.Module) and hasattr(model, 'model') else (None,model)
     if not isinstance(model, nn.Module):
         raise TypeError(f"weights: {type(model).__name__} is neither an nn.Module nor a Learner")
