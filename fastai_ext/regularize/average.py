@@ -107,7 +107,7 @@ class Averaged(Callback):
     A subclass calls `add` with the weight of the newest. Floating point buffers, as the statistics of BatchNorm, are
     averaged as parameters are; integer buffers stay those of training. `learn.save` in the middle of a fit, as
     `SaveModelCallback` does, writes the average, and beside it what `fit(…, start_epoch=…)` needs to go on as if
-    nothing had happened."""
+    nothing had happened. Raises `ValueError` in `fit` where another callback averages the same weights."""
     # after projections in `after_step`; before `SaveModelCallback` (61) saves in `after_epoch` and loads in `after_fit`
     order = Recorder.order - 1
     run_valid = False
