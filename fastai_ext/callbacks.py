@@ -40,7 +40,9 @@ from .regularize.sharpness import ASAM,SAM
 from .regularize.strength import Tunable
 
 # %% ../nbs/callbacks.ipynb #dfd2c5c8
-def dropout_learner(**kwargs):
+def dropout_learner(
+    **kwargs # To `contract_learner`
+):
     "A `contract_learner` with dropout, for callbacks that work on it"
     learn = contract_learner(**kwargs)
     learn.model[1].insert(1, nn.Dropout(.2))
