@@ -124,7 +124,8 @@ def text_size(
     direction=None, # 'ltr', 'rtl' or 'ttb'; None: by the text
     layout='auto', # 'auto', 'basic' or 'raqm'
 ):
-    "The width and height of the ink of `text` at font size 100"
+    """The width and height of the ink of `text` at font size 100. Raises `ValueError` for text without ink, and for a
+    font that cannot be drawn"""
     return _draw(text, font, 100., stroke, align, spacing, direction, layout)[0 if not stroke else 1].size
 
 def text_masks(
@@ -138,7 +139,8 @@ def text_masks(
     direction:str=None,  # 'ltr', 'rtl', 'ttb' or None for what the text is
     layout:str='auto',   # 'auto', 'basic' or 'raqm'
 ):
-    "Two masks of mode L: the fill, and the fill with its stroke (None without one)"
+    """Two masks of mode L: the fill, and the fill with its stroke (None without one). Raises `ValueError` as
+    `text_size` does"""
     args = stroke, align, spacing, direction, layout
     w0,h0 = text_size(text, font, *args)
     size = 100*px/(w0,h0)[axis]

@@ -71,7 +71,8 @@ def stamp_later(
     n:int=None,             # Its number in a run, from 1
     note=None,              # As of `stamp_file`
 ) -> tuple:                 # (a `Stamped`, a function that stores the file and waits until the system confirms it)
-    "`stamp_file` in two parts, so that the next picture can be stamped while this one is stored"
+    """`stamp_file` in two parts, so that the next picture can be stamped while this one is stored. Raises `OSError` and
+    `ValueError` as `save_stamped` does"""
     if not options.overwrite and os.path.lexists(dst):
         raise FileExistsError(errno.EEXIST, 'exists; give overwrite=True to replace it', dst)
     with open(src, 'rb') as f:
