@@ -23,7 +23,8 @@ def prior_bias(
     p=.01,   # Prior probability of the positive class: a number, or one for each output, between 0 and 1
     generator=None,  # Not used: nothing is drawn
 ):           # `t`
-    "log(p/(1-p)) for a sigmoid. Lin et al. 2017 (RetinaNet), arXiv 1708.02002. Raises `ValueError`"
+    """log(p/(1-p)) for a sigmoid. Lin et al. 2017 (RetinaNet), arXiv 1708.02002. Raises `ValueError` for a `p` that is
+    not between 0 and 1"""
     p = torch.as_tensor(p, dtype=torch.float64)
     if not ((p > 0) & (p < 1)).all(): raise ValueError(f"prior_bias: p={p.tolist()} is not between 0 and 1")
     return fill(t, lambda x: x.copy_(torch.log(p/(1-p)).expand(x.shape)))
@@ -33,7 +34,8 @@ def log_prior(
     shares,  # Share, or count, of each class, > 0
     generator=None,  # Not used: nothing is drawn
 ):           # `t`
-    "log of the class shares for a softmax, centred at 0. Raises `ValueError`"
+    """log of the class shares for a softmax, centred at 0. Raises `ValueError` unless there is one share > 0 for each
+    class"""
     s = torch.as_tensor(shares, dtype=torch.float64)
     if s.shape != t.shape or not (s > 0).all():
         raise ValueError(f"log_prior: {s.numel()} shares for {t.numel()} outputs; give one > 0 for each class")

@@ -51,7 +51,7 @@ def mup_base(
     base, # `nn.Module` or `Learner` of the base width, or a function that makes one
 )->dict:  # `BaseWeight` by name: plain numbers, to keep or to pickle
     """What `MuP` needs to know of the network at its base width. Draws no random number. Raises `TypeError` for
-    something else"""
+    anything else"""
     if isinstance(base, dict): return base
     if not isinstance(base, (nn.Module, Learner)):
         if not callable(base):
@@ -178,7 +178,7 @@ class MuP(Callback):
         start:bool=True,  # Also scale the start; False: it is already as it shall be
         force:bool=False, # Scale the start of weights too that are frozen, loaded or trained
     ):
-        "Raises `TypeError` or `ValueError` for arguments that are none"
+        "Raises `ValueError` for an unknown `rule`, and `TypeError` for a `base` that is no network"
         if rule not in (None,'adam','sgd'): raise ValueError(f"MuP: rule={rule!r} is neither 'adam' nor 'sgd'")
         self.base,self.rule = mup_base(base),rule
         self.start,self.force = start,force
