@@ -38,7 +38,7 @@ class Ledger:
 
     def meet(self,
         model, # The network, as it is now
-    ): "Note how the weights are"; self.made,self.wrote = _prints(weights(model)),{}
+    ): "Note the weights as they are now"; self.made,self.wrote = _prints(weights(model)),{}
 
     def about_to_write(self,
         model,  # The network

@@ -84,7 +84,7 @@ class Weight:
         t:torch.Tensor, # New values, of the shape of `data`, any dtype and device
     ):
         """Write `t` in place, through a parametrization where there is one; the padding row of an embedding becomes
-        zero. Raises `ValueError`"""
+        zero. Raises `ValueError` for another shape, and on the meta device"""
         if self.param.is_meta:
             raise ValueError(f"{self.name} is on the meta device and has no values; first "
                              "`model.to_empty(device='cpu')`")
