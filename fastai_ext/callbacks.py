@@ -145,7 +145,8 @@ def fastai_places():
     return [p for p in found.values() if p.events]
 
 def distributed_places():
-    "Read from the source: `fastai.distributed` imports only where accelerate is installed"
+    """The places of the callbacks of `fastai.distributed`, read from the source: it imports only where accelerate is
+    installed"""
     src = Path(importlib.util.find_spec('fastai.distributed').origin).read_text(encoding='utf-8')
     for c in ast.parse(src).body:
         if isinstance(c, ast.ClassDef) and c.name=='DistributedTrainer':

@@ -79,7 +79,7 @@ def known_names(
     names,    # One name or several
     argument, # What they were given to, for the message
 ):
-    "The names of promises in `names` as a list. Raises `ValueError` for one that is none, with the nearest"
+    "The names of promises in `names` as a list. Raises `ValueError` for an unknown one, with the nearest"
     names = names_of(names)
     for n in names:
         if n in promises: continue

@@ -135,7 +135,7 @@ def reg_find(self:Learner,
     """Train for a moment at each of a row of strengths, and suggest a tenth of the first at which the training loss
     stays up: a heuristic. It ends where nothing is learned any more.
 
-    The learner is left as it was, also when interrupted. Raises `ValueError` for a range that is none, a NaN batch,
+    The learner is left as it was, also when interrupted. Raises `ValueError` for an impossible range, a NaN batch,
     an empty loader or a model without weights, and `TypeError` for a callback without a strength. After Smith's
     `lr_find` (2015)."""
     cb = _penalty(cb, 'reg_find')
