@@ -56,7 +56,7 @@ def save_stamped(
 ) -> Stamped:                # Where the mark went, in stored pixels, and what could not be kept
     """Write `src` to `dst` with the mark on it, all frames and metadata kept; `dst` appears whole or not at all.
 
-    Raises `OSError` and `ValueError` in one line."""
+    Raises, in one line, `OSError` for what cannot be read or written, and `ValueError` for what cannot be stamped."""
     src,dst = os.fsdecode(src),os.fsdecode(dst)
     check_mark(mark, 'save_stamped')
     options = stamp_options('save_stamped', options, **kwargs)
