@@ -121,17 +121,19 @@ def raised(name, found, seen):
 
 def unsaid(source, explained_by):
     """`name: error` of each public function that raises a built-in error which its docstring does not name, nor, of a
-    method, that of its class or of a base (`explained_by`: name of the class → these docstrings)"""
-    tree = ast.parse(source)
-    found = dict(functions(tree))
+    method, that of its class or of a base (`explained_by`: name of the class → these docstrings). `for what?` where it
+    names no more than the error"""
+    found = dict(functions(ast.parse(source)))
     for name,node in found.items():
         made_by = [getattr(getattr(d, 'func', None), 'id', '') for d in node.decorator_list]
-        own = name.rpartition('.')[2]
+        cls,_,own = name.rpartition('.')
         if name.startswith('_') or own.startswith('_') and own != '__init__' or 'promise' in made_by: continue
-        said = (ast.get_docstring(node) or '') + explained_by.get(name.partition('.')[0], '')
+        doc = ast.get_docstring(node) or ''
+        if re.search(r'Raises:|[Rr]aises `\w+`( (or|and) `\w+`)?\.?$', doc): yield f'{name}: for what?'
         for error in sorted({*raised(name, found, set())}):
             kind = getattr(builtins, error, None)
             if kind in (None, NotImplementedError): continue  # one of our own, or a base that wants a method
+            said = doc + explained_by.get(cls, '')
             if not any(k.__name__ in said for k in kind.__mro__[:-3]): yield f'{name}: {error}'
 
 def class_docs(name):
@@ -143,9 +145,10 @@ def class_docs(name):
 def test_what_is_unsaid_is_seen():
     bad = ("def f(x):\n  'Yes'\n  _g(x)\ndef _g(x):\n  if x: raise ValueError(f'f: {x}')\n"
            "class C:\n  def m(self): raise KeyError\n"
-           "  def n(self):\n    'Raises `OSError`'\n    raise FileNotFoundError\n")
+           "  def n(self):\n    '`OSError` where there is no file'\n    raise FileNotFoundError\n")
     assert list(unsaid(bad, {})) == ['f: ValueError', 'C.m: KeyError']
-    assert list(unsaid(bad, {'C': 'Raises `KeyError`'})) == ['f: ValueError']
+    assert list(unsaid(bad, {'C': '`KeyError` for another name'})) == ['f: ValueError']
+    assert list(unsaid("def f(x):\n  'Raises `ValueError`.'\n  if x: raise ValueError", {})) == ['f: for what?']
 
 not_yet = {f'fastai_ext/tabular/{n}.py' for n in 'auto columns encode ensemble folds grow weights'.split()}
 
