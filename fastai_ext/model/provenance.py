@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
-from .lattice import Draw, draw, enough, usual_bounds
+from .lattice import Draw, draw, enough
+from .usual import usual_bounds
 from .roles import is_norm
 from .weights import unwrap, weights
 
