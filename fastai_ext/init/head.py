@@ -111,7 +111,7 @@ class HeadPrior(Once):
 
     def __init__(self,
         shares=None,       # Share or count of each class (softmax), probability of each output (sigmoid); None: counted
-        std:float|None=.01,# Standard deviation of the head's weights; None keeps them
+        std:float|None=.01,# Standard deviation of the head's weights, >= 0; None keeps them
         output:str|None=None, # 'softmax' or 'sigmoid'; None asks the loss function
         force:bool=False,  # Also a head that was loaded or trained
     ):
@@ -137,7 +137,7 @@ class HeadPrior(Once):
 def head_prior(
     learn,              # A `Learner`
     shares=None,        # Share or count of each class (softmax), probability of each output (sigmoid); None: counted
-    std:float|None=.01, # Standard deviation of the head's weights; None keeps them
+    std:float|None=.01, # Standard deviation of the head's weights, >= 0; None keeps them
     output:str|None=None, # 'softmax' or 'sigmoid'; None asks the loss function
     force:bool=False,   # Also a head that was loaded or trained
 )->dict:                # What was done
@@ -166,7 +166,7 @@ def head_prior(
 @patch
 def init_head(self:Learner,
     shares=None,       # Share or count of each class (softmax), probability of each output (sigmoid); None: counted
-    std:float|None=.01,# Standard deviation of the head's weights; None keeps them
+    std:float|None=.01,# Standard deviation of the head's weights, >= 0; None keeps them
     output:str|None=None, # 'softmax' or 'sigmoid'; None asks the loss function
     force:bool=False,  # Also a head that was loaded or trained
 )->dict: # What was done

@@ -76,7 +76,7 @@ def fourier(
 def log_steps(
     t,                   # Filled in place
     dt_min:float=.001,   # Smallest step, > 0
-    dt_max:float=.1,     # Largest step
+    dt_max:float=.1,     # Largest step, >= `dt_min`
     generator=None,      # Source of the random numbers; None: torch's global one
 ):                       # `t`
     """log Δ, uniform between the logarithms of `dt_min` and `dt_max`. Gu et al. 2022. Raises `ValueError` unless
@@ -87,7 +87,7 @@ def log_steps(
 def softplus_steps(
     t,                   # Filled in place
     dt_min:float=.001,   # Smallest step, > 0
-    dt_max:float=.1,     # Largest step
+    dt_max:float=.1,     # Largest step, >= `dt_min`
     generator=None,      # Source of the random numbers; None: torch's global one
 ):                       # `t`
     "The bias whose softplus is Δ, at least 1e-4. Gu & Dao 2023, arXiv 2312.00752"
@@ -107,7 +107,7 @@ def s4d(
     rows,  # Its automatic `Plan`, changed in place
     fl,    # Its `flow`
     dt_min:float=.001, # Smallest step, > 0
-    dt_max:float=.1,   # Largest step
+    dt_max:float=.1,   # Largest step, >= `dt_min`
 ):
     """State-space layers: Mamba's `A_log`, `D` and `dt_proj`; S4D's `log_A_real`, `A_imag`, `log_dt` and `C`. Gu et al.
     2022 (arXiv 2206.11893), Gu & Dao 2023 (arXiv 2312.00752). Raises `ValueError` where there are none"""

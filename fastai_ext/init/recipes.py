@@ -46,8 +46,8 @@ def _noisy_eye(n, alpha, beta, generator):
 def mimetic_qk(
     q,                # Query weight, (heads*d, n), filled in place
     k,                # Key weight, of the same shape, filled in place
-    heads:int=1,      # Heads of the attention
-    alpha:float=.7,   # Weight of the noise
+    heads:int=1,      # Heads of the attention, >= 1
+    alpha:float=.7,   # Weight of the noise, >= 0
     beta:float=.7,    # Weight of the identity
     generator=None,  # Source of the random numbers; None: torch's global one
 ):
@@ -63,7 +63,7 @@ def mimetic_qk(
 def mimetic_vo(
     v,                # Value weight, (d, n), filled in place
     o,                # Output weight, (n, d), filled in place
-    alpha:float=.4,   # Weight of the noise
+    alpha:float=.4,   # Weight of the noise, >= 0
     beta:float=.4,    # Weight of the negative identity
     generator=None,  # Source of the random numbers; None: torch's global one
 ):
@@ -110,7 +110,7 @@ def irnn(
     rows,  # Its automatic `Plan`, changed in place
     fl,    # Its `flow`
     scale:float=1.,  # Factor on the identity
-    std:float=.001,  # Of the input weights
+    std:float=.001,  # Of the input weights, >= 0
 ):
     """ReLU RNN: identity recurrent weights, small input weights, zero biases. Le, Jaitly, Hinton 2015, arXiv
     1504.00941. Raises `ValueError` for a network without a ReLU RNN"""
@@ -207,9 +207,9 @@ def mimetic(
     rows,  # Its automatic `Plan`, changed in place
     fl,    # Its `flow`
     heads:int|None=None, # Heads of each attention, if the layers do not tell
-    alpha:float=.7,      # Noise of query and key
+    alpha:float=.7,      # Noise of query and key, >= 0
     beta:float=.7,       # Identity in query and key
-    alpha_v:float=.4,    # Noise of value and output
+    alpha_v:float=.4,    # Noise of value and output, >= 0
     beta_v:float=.4,     # Negative identity in value and output
 ):
     """Attention that starts as trained attention looks; for Transformers on small data. Trockman & Kolter 2023.
