@@ -200,7 +200,7 @@ class EMA(Averaged):
     Raises `ValueError` for a number out of range, and in `fit` for two averages on one learner."""
     def __init__(self,
         decay:float=.999,  # Share of the old average in the new one, 0 (as no callback) to below 1
-        every:int=1,       # Steps of the optimizer from update to update
+        every:int=1,       # Steps of the optimizer from update to update, >= 1
         start:float=0.,    # Part of the fit to train before averaging begins, 0 to below 1
         warmup:bool=True,  # Begin with a small decay, (1+n)/(10+n) at update n, to forget the first weights soon
     ):
@@ -229,7 +229,7 @@ class SWA(Averaged):
     Raises `ValueError` for a number out of range, and in `fit` for two averages on one learner."""
     def __init__(self,
         start:float=.75,      # Part of the fit after which epochs count, 0 to below 1
-        every:int|None=None,  # Steps from one averaged model to the next; None: once at the end of each epoch
+        every:int|None=None,  # Steps from one averaged model to the next, >= 1; None: once at the end of each epoch
         update_bn:bool=True,  # Measure BatchNorm's statistics anew with the mean weights; False: average them
     ):
         self._number('start', start, 0, 1, .75)
