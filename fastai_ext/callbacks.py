@@ -40,7 +40,9 @@ from .regularize.sharpness import ASAM,SAM
 from .regularize.strength import Tunable
 
 # %% ../nbs/callbacks.ipynb #dfd2c5c8
-def dropout_learner(**kwargs):
+def dropout_learner(
+    **kwargs # To `contract_learner`
+):
     "A `contract_learner` with dropout, for callbacks that work on it"
     learn = contract_learner(**kwargs)
     learn.model[1].insert(1, nn.Dropout(.2))
@@ -143,7 +145,8 @@ def fastai_places():
     return [p for p in found.values() if p.events]
 
 def distributed_places():
-    "Read from the source: `fastai.distributed` imports only where accelerate is installed"
+    """The places of the callbacks of `fastai.distributed`, read from the source: it imports only where accelerate is
+    installed"""
     src = Path(importlib.util.find_spec('fastai.distributed').origin).read_text(encoding='utf-8')
     for c in ast.parse(src).body:
         if isinstance(c, ast.ClassDef) and c.name=='DistributedTrainer':

@@ -114,7 +114,7 @@ engines = {  # called by other modules of the package; a user who needs one impo
     'fastai_ext.regularize.proximal',
     'fastai_ext.init.rates',
     'fastai_ext.init.recipes', 'fastai_ext.init.modern', 'fastai_ext.init.plan', 'fastai_ext.init.once',
-    'fastai_ext.init.meant', 'fastai_ext.model.lattice',
+    'fastai_ext.init.meant', 'fastai_ext.model.lattice', 'fastai_ext.model.usual',
     'fastai_ext.init.schemes',  # `ones`, `normal` and the like are common names; `scheme` and `schemes` are in `all`
     'fastai_ext.regularize.units', 'fastai_ext.regularize.chains', 'fastai_ext.regularize.coupled',
     'fastai_ext.regularize.remove',

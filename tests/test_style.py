@@ -1,5 +1,5 @@
 "How the package's own code is written: lines of 120 columns, and every public name explained"
-import ast, importlib, inspect, io, json, re, tokenize
+import ast, builtins, importlib, inspect, io, json, re, tokenize
 
 import pytest
 
@@ -53,25 +53,36 @@ def inherited(name):
 def unexplained(source, passed=(), helpers=False):
     """What lacks a docstring, and the parameters without a comment beside them, but for the names `passed` over.
 
-    Of `helpers` a sentence says enough where there is one parameter; a promise is its own sentence."""
-    said = comments(source)
+    Of `helpers` a type or a docstring that names the one parameter says enough; a promise is its own sentence."""
+    said,docs = comments(source),{}
     for name,node,method in public(source, helpers):
-        if name in passed and not name.endswith('__init__'): continue
+        init = name.endswith('__init__')
+        if name in passed and not init: continue
         made_by = [getattr(getattr(d, 'func', None), 'id', '') for d in node.decorator_list]
-        if not ast.get_docstring(node) and not name.endswith('__init__') and 'promise' not in made_by: yield name
+        if 'promise' in made_by: continue
+        doc = docs[name] = docs.get(name.removesuffix('.__init__')) if init else ast.get_docstring(node)
+        if not doc and not init: yield name
         if isinstance(node, ast.ClassDef): continue
         args = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs][method:]
-        args = [a for a in args if a.arg != 'self']  # of a function that a decorator makes a method
-        if helpers and len(args) < 2: continue
+        args += [a for a in (node.args.vararg, node.args.kwarg) if a]
+        # `self` of a function that a decorator makes a method; `_` of what nobody reads
+        args = [a for a in args if a.arg not in ('self','_')]
+        if helpers and len(args) == 1 and (args[0].annotation or named(args[0].arg, doc)): continue
         # a type whose name begins with _ carries its explanation with it
         once = lambda a: isinstance(a.annotation, ast.Name) and a.annotation.id.startswith('_')
         yield from (f'{name}({a.arg})' for a in args if a.lineno not in said and not once(a))
+
+def named(arg, doc):
+    "Whether a docstring has the word `arg`, in the singular or the plural"
+    return re.search(rf"\b{arg.rstrip('s')}s?\b", doc or '')
 
 def test_what_is_unexplained_is_seen():
     bad = ("__all__ = ['f','C']\ndef f(x,\n  y, # the other\n): pass\nclass C:\n  'Yes'\n  def m(self, z): 'Also'\n"
            "  def _p(self, q): pass\n")
     assert list(unexplained(bad)) == ['f', 'f(x)', 'C.m(z)']
-    assert list(unexplained("def f(x): pass\ndef g(x,\n  y, # the other\n): 'Yes'", helpers=True)) == ['f', 'g(x)']
+    helpers = ("def f(x): pass\ndef g(x,\n  y, # the other\n): 'Yes'\ndef h(z): 'Of each of `z`'\n"
+               "def i(*_, **kw): 'Yes'\n")
+    assert list(unexplained(helpers, helpers=True)) == ['f', 'f(x)', 'g(x)', 'i(kw)']
 
 @pytest.mark.parametrize('module', modules, ids=str)
 def test_every_public_name_is_explained(module):
@@ -82,3 +93,66 @@ def test_every_public_name_is_explained(module):
 def test_every_helper_of_other_modules_is_explained(module):
     name = '.'.join(module.with_suffix('').parts).removesuffix('.__init__')
     assert list(unexplained((root/module).read_text(encoding='utf-8'), inherited(name), helpers=True)) == []
+
+def functions(tree):
+    "Name → node of each function and method of a module; `C.m` for a method"
+    for n in tree.body:
+        if isinstance(n, ast.FunctionDef): yield n.name,n
+        elif isinstance(n, ast.ClassDef):
+            yield from ((f'{n.name}.{m.name}',m) for m in n.body if isinstance(m, ast.FunctionDef))
+
+def inside(node):
+    "The nodes of a function's body, without functions in it and without what a `try` may catch"
+    for n in ast.iter_child_nodes(node):
+        if isinstance(n, ast.FunctionDef|ast.Lambda): continue
+        yield n
+        for part in (*n.handlers, *n.orelse, *n.finalbody) if isinstance(n, ast.Try) else (n,): yield from inside(part)
+
+def raised(name, found, seen):
+    "The built-in errors that a function of `found` raises, itself or through private ones which it calls"
+    cls = name.rpartition('.')[0]
+    for n in inside(found[name]):
+        if isinstance(n, ast.Raise) and n.exc: yield ast.unparse(getattr(n.exc, 'func', n.exc))
+        if not isinstance(n, ast.Call): continue
+        called = ast.unparse(n.func).replace('self.', f'{cls}.')
+        if called not in found or not called.rpartition('.')[2].startswith('_') or called in seen: continue
+        seen.add(called)
+        yield from raised(called, found, seen)
+
+def unsaid(source, explained_by):
+    """`name: error` of each public function that raises a built-in error which its docstring does not name, nor, of a
+    method, that of its class or of a base (`explained_by`: name of the class → these docstrings). `for what?` where it
+    names no more than the error"""
+    found = dict(functions(ast.parse(source)))
+    for name,node in found.items():
+        made_by = [getattr(getattr(d, 'func', None), 'id', '') for d in node.decorator_list]
+        cls,_,own = name.rpartition('.')
+        if name.startswith('_') or own.startswith('_') and own != '__init__' or 'promise' in made_by: continue
+        doc = ast.get_docstring(node) or ''
+        if re.search(r'Raises:|[Rr]aises `\w+`( (or|and) `\w+`)?\.?$', doc): yield f'{name}: for what?'
+        for error in sorted({*raised(name, found, set())}):
+            kind = getattr(builtins, error, None)
+            if kind in (None, NotImplementedError): continue  # one of our own, or a base that wants a method
+            said = doc + explained_by.get(cls, '')
+            if not any(k.__name__ in said for k in kind.__mro__[:-3]): yield f'{name}: {error}'
+
+def class_docs(name):
+    "Class of module `name` → its docstring and those of the bases within the package"
+    classes = [o for o in vars(importlib.import_module(name)).values() if inspect.isclass(o) and o.__module__ == name]
+    ours = lambda c: [b for b in c.__mro__ if b.__module__.startswith('fastai_ext')]
+    return {c.__name__: ' '.join(b.__doc__ or '' for b in ours(c)) for c in classes}
+
+def test_what_is_unsaid_is_seen():
+    bad = ("def f(x):\n  'Yes'\n  _g(x)\ndef _g(x):\n  if x: raise ValueError(f'f: {x}')\n"
+           "class C:\n  def m(self): raise KeyError\n"
+           "  def n(self):\n    '`OSError` where there is no file'\n    raise FileNotFoundError\n")
+    assert list(unsaid(bad, {})) == ['f: ValueError', 'C.m: KeyError']
+    assert list(unsaid(bad, {'C': '`KeyError` for another name'})) == ['f: ValueError']
+    assert list(unsaid("def f(x):\n  'Raises `ValueError`.'\n  if x: raise ValueError", {})) == ['f: for what?']
+
+not_yet = {f'fastai_ext/tabular/{n}.py' for n in 'auto columns encode ensemble folds grow weights'.split()}
+
+@pytest.mark.parametrize('module', [m for m in modules if m.as_posix() not in not_yet], ids=str)
+def test_every_error_is_named(module):
+    name = '.'.join(module.with_suffix('').parts).removesuffix('.__init__')
+    assert list(unsaid((root/module).read_text(encoding='utf-8'), class_docs(name))) == []

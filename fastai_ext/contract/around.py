@@ -19,8 +19,10 @@ from .harness import NotOwed,columns,fit,promise,recorded,reseed
 from .promises import trains
 
 # %% ../../nbs/contract/around.ipynb #1ee0ec62
-def restless(s):
-    "Attributes of the subject that differ between two equal runs, as clocks do: not compared"
+def restless(
+    s, # The `Subject`
+):
+    "Attributes of its callback that differ between two equal runs, as clocks do: not compared"
     if not hasattr(s, '_restless'):
         states = []
         for _ in range(2):
@@ -81,7 +83,7 @@ def detoured(
         between(s, straight(s, fits_before), path_of(s, detour, fits_before), f"{what} {when}")
 
 def requires_grad(learn):
-    "Which parameters require a gradient, in their order"
+    "Which parameters of `learn` require a gradient, in their order"
     return [p.requires_grad for p in learn.model.parameters()]
 
 def undisturbed(
@@ -179,8 +181,10 @@ def get_preds(s):
         s.broken(f"a fit that fetches predictions after each epoch ends elsewhere: {diff}")
 
 # %% ../../nbs/contract/around.ipynb #008de993
-def odd_hyper(learn):
-    "A hyper-parameter of the optimizer of a kind that `load` does not take, to be put behind a sentence"
+def odd_hyper(
+    learn, # The learner that saved, or None
+):
+    "The end of a sentence: a hyper-parameter of its optimizer of a kind that `load` does not take; '' without one"
     for k,v in (hypers_of(learn).items() if learn else ()):
         if not isinstance(v, (int,float,bool,type(None),str,tuple)):
             return f" (the optimizer's hyper-parameter {k.split('/')[1]} is {short(v)})"

@@ -19,7 +19,9 @@ from .report import ContractError,Report,Reports,Row
 from .subject import Subject
 
 # %% ../../nbs/contract/check.ipynb #40374186
-def reasons(skip):
+def reasons(
+    skip, # Names of promises, or name -> reason
+):
     "What is skipped, as a dict from name to reason"
     return skip if isinstance(skip, dict) else {n: '' for n in known_names(skip, 'skip=')}
 
@@ -132,7 +134,8 @@ def subjects_of(
     cbs,          # As `check_callbacks` takes them
     learner=None, # Function that makes a `Learner`, for those that name none
 ):
-    "A dict from name to a `Subject` and what it says to skip, from a dict or a list of callbacks or of arguments"
+    """A dict from name to a `Subject` and what it says to skip, from a dict or a list of callbacks or of arguments.
+    Raises `ValueError` where two have one name"""
     if isinstance(cbs, dict): given = list(cbs.items())
     else: given = [('', cb) for cb in (cbs if isinstance(cbs, (list,tuple,L)) else [cbs])]
     res = {}
@@ -142,8 +145,7 @@ def subjects_of(
         subject = Subject(**args)
         if subject.name in res:
             raise ValueError(f"check_callbacks: two callbacks are called '{subject.name}'; give a dict with a name for "
-                             f"each, "
-                             f"for example {{'{subject.name}': …, '{subject.name} 2': …}}")
+                             f"each, for example {{'{subject.name}': …, '{subject.name} 2': …}}")
         res[subject.name] = subject,reasons(skip)
     return res
 

@@ -56,12 +56,12 @@ def differ(
     return words
 
 def hypers_of(learn):
-    "A copy of the optimizer's hyper-parameters, by name and parameter group"
+    "A copy of the hyper-parameters of `learn`'s optimizer, by name and parameter group"
     hypers = learn.opt.hypers if learn.opt is not None else []
     return {f'group {i}/{k}': copy.deepcopy(v) for i,h in enumerate(hypers) for k,v in h.items()}
 
 def opt_of(learn):
-    "A copy of the optimizer's state and hyper-parameters, flat"
+    "A copy of the state and the hyper-parameters of `learn`'s optimizer, flat"
     if learn.opt is None: return {}
     names,res = {p: name for name,p in learn.model.named_parameters()},{}
     for p,_,state,_ in learn.opt.all_params():
@@ -71,7 +71,7 @@ def opt_of(learn):
 
 # %% ../../nbs/contract/compare.ipynb #b334a0a6
 def first(it):
-    "The first that says something, or None"
+    "The first of `it` that says something, or None"
     return next((o for o in it if o), None)
 
 def short(

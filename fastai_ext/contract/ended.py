@@ -32,7 +32,7 @@ class _Same:
 with_grad = 'weights with a gradient that is not zero'
 
 def traits(learn):
-    "What a fit has no business to change for good, by name"
+    "What a fit has no business to change in `learn` for good, by name"
     res = {}
     for k,v in vars(learn).items():
         # None is as good as absent

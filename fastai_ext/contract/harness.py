@@ -72,14 +72,14 @@ def promise(
 
 # %% ../../nbs/contract/harness.ipynb #deaea420
 def names_of(o):
-    "One name or several, as a list"
+    "`o`, one name or several, as a list"
     return [o] if isinstance(o, str) else list(o or ())
 
 def known_names(
     names,    # One name or several
     argument, # What they were given to, for the message
 ):
-    "The names of promises in `names` as a list. Raises `ValueError` for one that is none, with the nearest"
+    "The names of promises in `names` as a list. Raises `ValueError` for an unknown one, with the nearest"
     names = names_of(names)
     for n in names:
         if n in promises: continue
@@ -132,7 +132,7 @@ def only_cpu():
     return not torch.cuda.is_available() and not torch.backends.mps.is_available()
 
 def seed_all(seed):
-    """Seed the global generators, as fastai's `set_seed` does.
+    """Seed the global generators with `seed`, a number >= 0, as fastai's `set_seed` does.
 
     torch's `manual_seed` keeps a stack trace of every call until a GPU is first used; where there is none, a thousand
     seeds are not free."""
@@ -154,7 +154,7 @@ def fit(
     learn,    # The learner
     n=1,      # Epochs
     seed=7,   # Seed of the generators
-    **kwargs
+    **kwargs  # To `Learner.fit`
 ):
     "`learn.fit` from a known random state"
     reseed(learn, seed)
@@ -162,7 +162,7 @@ def fit(
     return learn
 
 def batch_size(dl):
-    "The batch size of a `DataLoader` of fastai's or torch's. Raises `NotOwed` where it has none"
+    "The batch size of `dl`, a `DataLoader` of fastai's or torch's. Raises `NotOwed` where it has none"
     for name in ('bs','batch_size'):
         if isinstance(getattr(dl, name, None), int): return getattr(dl, name)
     raise NotOwed("the learner's DataLoader does not say its batch size")
@@ -173,15 +173,15 @@ def fastai_loader(dl):
     return dl
 
 def recorded(learn):
-    "What the `Recorder` has: the values of each epoch, and the losses of each batch"
+    "What the `Recorder` of `learn` has: the values of each epoch, and the losses of each batch"
     if not hasattr(learn, 'recorder'): return [],[]
     values = [[float('nan') if v is None else float(v) for v in row] for row in learn.recorder.values]
     return values,[float(o) for o in learn.recorder.losses]
 
 def preds_of(learn):
-    "What `get_preds` gives; None without validation items, or where torch's `DataLoader` cannot be made anew"
+    "What `learn.get_preds` gives; None without validation items, or where torch's `DataLoader` cannot be made anew"
     return learn.get_preds()[0] if hasattr(learn.dls.valid, 'new') else None
 
 def columns(learn):
-    "The names of the columns that the learner shows"
+    "The names of the columns that `learn` shows"
     return list(getattr(learn.recorder, 'metric_names', [])) if hasattr(learn, 'recorder') else []

@@ -179,7 +179,7 @@ def fine_tune(s):
 
 # %% ../../nbs/contract/promises.ipynb #dd582bf6
 def frozen(learn):
-    "A copy of the weights that require no gradient, by name"
+    "A copy of the weights of `learn` that require no gradient, by name"
     return {n: p.detach().clone() for n,p in learn.model.named_parameters() if not p.requires_grad}
 
 @promise("Frozen weights stay as they are, to the bit, also after unfreeze, fit, freeze, fit")

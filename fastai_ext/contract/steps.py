@@ -95,7 +95,7 @@ class CPUMixedPrecision(MixedPrecision):
     def __init__(self,
         cast=False,        # Compute in bfloat16; False: in float32
         init_scale=65536., # First scale of the loss
-        **kwargs
+        **kwargs           # To `MixedPrecision`
     ):
         super().__init__(init_scale=init_scale, **kwargs)
         self.cast = cast
@@ -136,7 +136,7 @@ class Overflow(Callback):
         self.states.append(state_of(self.subject) if self.subject else {})
 
 class Look(Callback):
-    "Tell an `Overflow` to look when the batch is over for every other callback"
+    "Tell `overflow`, an `Overflow`, to look when the batch is over for every other callback"
     order,run_valid = 1000,False
     def __init__(self, overflow): self.overflow = overflow
     def after_batch(self): self.overflow.look()

@@ -62,7 +62,7 @@ def remade(
 
 # %% ../../nbs/contract/subject.ipynb #d4c63ffa
 class Placebo(Callback):
-    "Does nothing"
+    "Does nothing; has the names of `kwargs` as attributes of 0"
     def __init__(self, **kwargs):
         for k in kwargs: setattr(self, k, 0)  # its strength
 
@@ -113,8 +113,10 @@ class Subject:
         raise ValueError(f"check_callback: {self.cls.__name__} has no argument '{self.strength}' (`strength=`); "
                          f"it takes {', '.join(constructor) or 'none'}")
 
-    def make(self, **kwargs):
-        "Fresh callbacks as an `L`, made with other arguments where `kwargs` are given; the last one is the subject"
+    def make(self,
+        **kwargs # Other arguments for the subject
+    ):
+        "Fresh callbacks as an `L`; the last one is the subject. Raises `TypeError` where one is no callback"
         seed_all(self.seed+1)
         if isinstance(self.cb, Callback): cbs = L(remade(self.cb, kwargs) if kwargs else fresh(self.cb))
         elif not kwargs: cbs = L(self.cb())
@@ -128,20 +130,27 @@ class Subject:
                                 "give a Callback, its class, or a function that returns one")
         return cbs
 
-    def bare(self, *cbs, **kwargs):
-        "A new learner with `cbs` only: equal to the last one to the bit, quiet, writing into `tmp`"
+    def bare(self,
+        *cbs,    # Its callbacks
+        **kwargs # To the function that makes learners
+    ):
+        """A new learner with `cbs` only: equal to the last one to the bit, quiet, writing into `tmp`. Raises
+        `TypeError` where the function gives none"""
         seed_all(self.seed)
         learn = self.factory(**kwargs)
         if not isinstance(learn, Learner):
             raise TypeError(f"check_callback: learner= gave {type(learn).__name__}; give a function that returns a "
-                            f"Learner")
+                            "Learner")
         learn.remove_cb(ProgressCallback)
         learn.path = self.tmp
         if hasattr(learn, 'recorder'): learn.recorder.add_time = False
         learn.add_cbs(L(cbs))
         return learn
 
-    def learner(self, *cbs, **kwargs):
+    def learner(self,
+        *cbs,    # Further callbacks
+        **kwargs # As for `bare`
+    ):
         "A new learner without the subject, but with the callbacks that are made before it"
         return self.bare(*cbs, *self.make()[:-1], **kwargs)
 

@@ -39,7 +39,7 @@ def tensors_alive():
     return n_bytes,graphs
 
 class Meter(Callback):
-    "Read the memory in the last training batch of the second and of the fourth epoch"
+    "Read the memory, and that of the callback `cb`, in the last training batch of the second and of the fourth epoch"
     order,run_valid = 1000,False
     def __init__(self, cb): self.cb,self.alive,self.held,self.batches = cb,[],[],0
     def after_batch(self):
@@ -90,7 +90,7 @@ class Keep(Callback):
                 self.changed.setdefault(k, (diff, 'training' if self.training else 'validation'))
 
 class LookAtEnd(Callback):
-    "Tell `Keep` to look when the batch is over for every other callback"
+    "Tell `keep`, a `Keep`, to look when the batch is over for every other callback"
     order = 1000
     def __init__(self, keep): self.keep = keep
     def after_batch(self): self.keep.look()

@@ -132,8 +132,8 @@ def _named(candidates):
 @patch
 def init_find(self:Learner,
     candidates=None,     # Names of schemes or recipes, functions of a model, or a dict of them; `None`: seven good ones
-    num_it:int=50,       # Steps of each probe
-    seeds:int=1,         # Probes of each candidate
+    num_it:int=50,       # Steps of each probe, >= 1
+    seeds:int=1,         # Probes of each candidate, >= 1
     lr:float=None,       # Learning rate of the probes; `None`: the learner's
     seed:int=None,       # Of the first probe; `None`: follows from the global generators, which stay
     show_plot:bool=True, # Plot the losses

@@ -23,7 +23,8 @@ def prior_bias(
     p=.01,   # Prior probability of the positive class: a number, or one for each output, between 0 and 1
     generator=None,  # Not used: nothing is drawn
 ):           # `t`
-    "log(p/(1-p)) for a sigmoid. Lin et al. 2017 (RetinaNet), arXiv 1708.02002. Raises `ValueError`"
+    """log(p/(1-p)) for a sigmoid. Lin et al. 2017 (RetinaNet), arXiv 1708.02002. Raises `ValueError` for a `p` that is
+    not between 0 and 1"""
     p = torch.as_tensor(p, dtype=torch.float64)
     if not ((p > 0) & (p < 1)).all(): raise ValueError(f"prior_bias: p={p.tolist()} is not between 0 and 1")
     return fill(t, lambda x: x.copy_(torch.log(p/(1-p)).expand(x.shape)))
@@ -33,7 +34,8 @@ def log_prior(
     shares,  # Share, or count, of each class, > 0
     generator=None,  # Not used: nothing is drawn
 ):           # `t`
-    "log of the class shares for a softmax, centred at 0. Raises `ValueError`"
+    """log of the class shares for a softmax, centred at 0. Raises `ValueError` unless there is one share > 0 for each
+    class"""
     s = torch.as_tensor(shares, dtype=torch.float64)
     if s.shape != t.shape or not (s > 0).all():
         raise ValueError(f"log_prior: {s.numel()} shares for {t.numel()} outputs; give one > 0 for each class")
@@ -109,7 +111,7 @@ class HeadPrior(Once):
 
     def __init__(self,
         shares=None,       # Share or count of each class (softmax), probability of each output (sigmoid); None: counted
-        std:float|None=.01,# Standard deviation of the head's weights; None keeps them
+        std:float|None=.01,# Standard deviation of the head's weights, >= 0; None keeps them
         output:str|None=None, # 'softmax' or 'sigmoid'; None asks the loss function
         force:bool=False,  # Also a head that was loaded or trained
     ):
@@ -135,7 +137,7 @@ class HeadPrior(Once):
 def head_prior(
     learn,              # A `Learner`
     shares=None,        # Share or count of each class (softmax), probability of each output (sigmoid); None: counted
-    std:float|None=.01, # Standard deviation of the head's weights; None keeps them
+    std:float|None=.01, # Standard deviation of the head's weights, >= 0; None keeps them
     output:str|None=None, # 'softmax' or 'sigmoid'; None asks the loss function
     force:bool=False,   # Also a head that was loaded or trained
 )->dict:                # What was done
@@ -164,7 +166,7 @@ def head_prior(
 @patch
 def init_head(self:Learner,
     shares=None,       # Share or count of each class (softmax), probability of each output (sigmoid); None: counted
-    std:float|None=.01,# Standard deviation of the head's weights; None keeps them
+    std:float|None=.01,# Standard deviation of the head's weights, >= 0; None keeps them
     output:str|None=None, # 'softmax' or 'sigmoid'; None asks the loss function
     force:bool=False,  # Also a head that was loaded or trained
 )->dict: # What was done

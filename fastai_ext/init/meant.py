@@ -7,7 +7,7 @@ __all__ = ['meant', 'unusual']
 
 # %% ../../nbs/init/meant.ipynb #baf93bfd
 import math
-from ..model.lattice import usual_stds
+from ..model.usual import usual_stds
 
 # %% ../../nbs/init/meant.ipynb #6155dbc2
 def _value(w, found):

@@ -44,7 +44,8 @@ def siren(
     omega:float=30., # The sines are sin(omega*x), > 0
 ):
     """Linear layers of a network with sines: uniform within 1/n in the first, sqrt(6/n)/omega in the others; biases
-    within 1/sqrt(n). Sitzmann et al. 2020, arXiv 2006.09661. Raises `ValueError` for a network without linear layers"""
+    within 1/sqrt(n). Sitzmann et al. 2020, arXiv 2006.09661. Raises `ValueError` for a network without linear layers,
+    and for an `omega` that is not > 0"""
     if not omega > 0: raise ValueError(f"siren: omega={omega}; give a number > 0, as in sin(omega*x)")
     linear = [r for r in rows if r.weight.kind == 'linear']
     if not linear: raise ValueError(f"siren: {type(model).__name__} has no linear layer")
@@ -75,17 +76,18 @@ def fourier(
 def log_steps(
     t,                   # Filled in place
     dt_min:float=.001,   # Smallest step, > 0
-    dt_max:float=.1,     # Largest step
+    dt_max:float=.1,     # Largest step, >= `dt_min`
     generator=None,      # Source of the random numbers; None: torch's global one
 ):                       # `t`
-    "log Δ, uniform between the logarithms of `dt_min` and `dt_max`. Gu et al. 2022. Raises `ValueError`"
+    """log Δ, uniform between the logarithms of `dt_min` and `dt_max`. Gu et al. 2022. Raises `ValueError` unless
+    0 < `dt_min` <= `dt_max`"""
     if not 0 < dt_min <= dt_max: raise ValueError(f"s4d: dt_min={dt_min}, dt_max={dt_max}; give 0 < dt_min <= dt_max")
     return fill(t, lambda x: x.uniform_(math.log(dt_min), math.log(dt_max), generator=generator))
 
 def softplus_steps(
     t,                   # Filled in place
     dt_min:float=.001,   # Smallest step, > 0
-    dt_max:float=.1,     # Largest step
+    dt_max:float=.1,     # Largest step, >= `dt_min`
     generator=None,      # Source of the random numbers; None: torch's global one
 ):                       # `t`
     "The bias whose softplus is Δ, at least 1e-4. Gu & Dao 2023, arXiv 2312.00752"
@@ -105,7 +107,7 @@ def s4d(
     rows,  # Its automatic `Plan`, changed in place
     fl,    # Its `flow`
     dt_min:float=.001, # Smallest step, > 0
-    dt_max:float=.1,   # Largest step
+    dt_max:float=.1,   # Largest step, >= `dt_min`
 ):
     """State-space layers: Mamba's `A_log`, `D` and `dt_proj`; S4D's `log_A_real`, `A_imag`, `log_dt` and `C`. Gu et al.
     2022 (arXiv 2206.11893), Gu & Dao 2023 (arXiv 2312.00752). Raises `ValueError` where there are none"""
@@ -215,7 +217,7 @@ def deepnorm(
 ):
     """Post-norm Transformers whose shortcuts are multiplied by `deepnorm_alpha`: feed-forward, value and output
     weights `xavier_normal` times `deepnorm_beta`, query and key without it. Wang et al. 2022, arXiv 2203.00555.
-    Raises `ValueError`"""
+    Raises `ValueError` for a network without Transformer layers"""
     _scaled(rows, deepnorm_beta, 'deepnorm')
 
 @recipe
@@ -225,7 +227,8 @@ def tfixup(
     fl,    # Its `flow`
 ):
     """Transformers without norms and warm-up: `xavier_normal`, the branches times 0.67 N^(-1/4) in an encoder and
-    (9M)^(-1/4) in a decoder, embeddings normal with d^(-1/2) times the same. Huang et al. 2020. Raises `ValueError`"""
+    (9M)^(-1/4) in a decoder, embeddings normal with d^(-1/2) times the same. Huang et al. 2020. Raises `ValueError`
+    for a network without Transformer layers"""
     factors = lambda n, m: (.67*n**-.25 if n else 1., (9*m)**-.25 if m else 1.)
     n,m = _scaled(rows, factors, 'tfixup')
     deep = (9*m)**-.25 if m else (9*n)**-.25

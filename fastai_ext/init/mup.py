@@ -51,7 +51,7 @@ def mup_base(
     base, # `nn.Module` or `Learner` of the base width, or a function that makes one
 )->dict:  # `BaseWeight` by name: plain numbers, to keep or to pickle
     """What `MuP` needs to know of the network at its base width. Draws no random number. Raises `TypeError` for
-    something else"""
+    anything else"""
     if isinstance(base, dict): return base
     if not isinstance(base, (nn.Module, Learner)):
         if not callable(base):
@@ -162,7 +162,10 @@ class MuP(Callback):
 
     Scales the start once, before the first step, where it is fresh, and the steps of each weight in every fit. At
     the base width it does nothing. Schedules, parameter groups, `freeze` and checkpoints see the optimizer's own
-    rates. Yang et al. 2022, arXiv 2203.03466."""
+    rates. Yang et al. 2022, arXiv 2203.03466.
+
+    Raises `ValueError` in `fit` where the base is another network, or the optimizer steps in a way that is not known;
+    `rule` says it."""
     # after `Init`, `LSUV` and `HeadPrior`; before DDP wraps the model (11) and `LRFinder` saves it (60)
     order = Init.order + 3
     run_valid = False
@@ -175,7 +178,7 @@ class MuP(Callback):
         start:bool=True,  # Also scale the start; False: it is already as it shall be
         force:bool=False, # Scale the start of weights too that are frozen, loaded or trained
     ):
-        "Raises `TypeError` or `ValueError` for arguments that are none"
+        "Raises `ValueError` for an unknown `rule`, and `TypeError` for a `base` that is no network"
         if rule not in (None,'adam','sgd'): raise ValueError(f"MuP: rule={rule!r} is neither 'adam' nor 'sgd'")
         self.base,self.rule = mup_base(base),rule
         self.start,self.force = start,force
@@ -212,9 +215,8 @@ class MuP(Callback):
         tied = [r.weight for r in self.plan if r.weight.kind=='embedding' and r.weight.tied and r.eps != 1]
         if tied:
             warnings.warn(f"MuP: {tied[0].name} is the decoder too ({tied[0].tied[0]}); its outputs grow with the "
-                          "width, and no factor on the weight "
-                               "can help both; give the decoder weights of its own, or divide its input by the growth "
-                               "of the width", stacklevel=3)
+                          "width, and no factor on the weight can help both; give the decoder weights of its own, or "
+                          "divide its input by the growth of the width", stacklevel=3)
 
     def _scale_start(self):
         rows = [r for r in self.plan if r.start != 1]
@@ -222,8 +224,8 @@ class MuP(Callback):
         left = [r for r in rows if not self.force and (r.weight.frozen or r.weight.name in known)]
         if left:
             warnings.warn(f"MuP: the start of {len(left)} of {len(rows)} weights is left alone ({left[0].weight.name}: "
-                               f"{known.get(left[0].weight.name, 'frozen')}); their learning rates are scaled; "
-                               "force=True scales the start too", stacklevel=3)
+                          f"{known.get(left[0].weight.name, 'frozen')}); their learning rates are scaled; force=True "
+                          "scales the start too", stacklevel=3)
         plan = Plan(_planned(r) for r in rows if r not in left)
         book,written = ledger(self.learn),[r.weight for r in plan]
         book.about_to_write(unwrap(self.learn.model), written)

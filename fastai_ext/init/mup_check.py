@@ -96,7 +96,7 @@ def _slope(widths, values):
 def mup_check(
     learn_at,                      # Function of the width that returns a fresh `Learner`
     widths=(64,128,256,512,1024),  # Widths, at least two
-    steps:int=5,                   # Steps of training at each width
+    steps:int=5,                   # Steps of training at each width, >= 1
     lr:float|None=None,            # Learning rate; None: the Learner's own
     seed:int=0,                    # Seed of the weights and the data, the same at each width
 )->CoordCheck: # One `Coordinates` for each layer; `plot()` draws them

@@ -87,7 +87,7 @@ class Plan(Table):
 # %% ../../nbs/init/plan.ipynb #0d06dded
 def scheme_name(
     f, # Function that fills a tensor
-)->str: "Its name"; return getattr(f, '__name__', type(f).__name__).strip('_')
+)->str: "The name of a scheme"; return getattr(f, '__name__', type(f).__name__).strip('_')
 
 def check_args(
     f,       # Function that fills a tensor

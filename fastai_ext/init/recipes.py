@@ -21,7 +21,7 @@ def chrono_bias(
     generator=None,  # Source of the random numbers; None: torch's global one
 ):
     """Forget-gate bias log U(1, `t_max`-1); give the input gate its negative. Tallec & Ollivier 2018, arXiv
-    1804.11188. Raises `ValueError`"""
+    1804.11188. Raises `ValueError` for a `t_max` of 2 or less"""
     if not t_max > 2:
         raise ValueError(f"chrono: t_max={t_max} is no time to remember; give the length of the dependences in steps, "
                          "more than 2")
@@ -46,8 +46,8 @@ def _noisy_eye(n, alpha, beta, generator):
 def mimetic_qk(
     q,                # Query weight, (heads*d, n), filled in place
     k,                # Key weight, of the same shape, filled in place
-    heads:int=1,      # Heads of the attention
-    alpha:float=.7,   # Weight of the noise
+    heads:int=1,      # Heads of the attention, >= 1
+    alpha:float=.7,   # Weight of the noise, >= 0
     beta:float=.7,    # Weight of the identity
     generator=None,  # Source of the random numbers; None: torch's global one
 ):
@@ -63,7 +63,7 @@ def mimetic_qk(
 def mimetic_vo(
     v,                # Value weight, (d, n), filled in place
     o,                # Output weight, (n, d), filled in place
-    alpha:float=.4,   # Weight of the noise
+    alpha:float=.4,   # Weight of the noise, >= 0
     beta:float=.4,    # Weight of the negative identity
     generator=None,  # Source of the random numbers; None: torch's global one
 ):
@@ -78,7 +78,8 @@ def from_larger(
     larger,   # The trained tensor; no dimension smaller than that of `t`
     generator=None,  # Source of the random numbers; None: torch's global one
 ):
-    "Evenly spaced elements of `larger` along each dimension. Xu et al. 2023, arXiv 2311.18823. Raises `ValueError`"
+    """Evenly spaced elements of `larger` along each dimension. Xu et al. 2023, arXiv 2311.18823. Raises `ValueError`
+    where a dimension of `larger` is the smaller one"""
     if larger.ndim != t.ndim or any(a < b for a,b in zip(larger.shape, t.shape, strict=True)): raise ValueError(
         f"from_larger: shape {tuple(larger.shape)} does not hold {tuple(t.shape)}")
     for d,n in enumerate(t.shape):
@@ -96,7 +97,7 @@ def recipe(
     return f
 
 def _change(rows, test, **to):
-    "Change the rows that pass `test`; raises if there is none"
+    "Change the rows that pass `test`; returns them"
     hit = [r for r in rows if test(r)]
     for r in hit:
         for k,v in to.items(): setattr(r, k, v)
@@ -109,10 +110,10 @@ def irnn(
     rows,  # Its automatic `Plan`, changed in place
     fl,    # Its `flow`
     scale:float=1.,  # Factor on the identity
-    std:float=.001,  # Of the input weights
+    std:float=.001,  # Of the input weights, >= 0
 ):
     """ReLU RNN: identity recurrent weights, small input weights, zero biases. Le, Jaitly, Hinton 2015, arXiv
-    1504.00941. Raises `ValueError`"""
+    1504.00941. Raises `ValueError` for a network without a ReLU RNN"""
     relu = lambda r: getattr(r.weight.module, 'nonlinearity', '') == 'relu'
     hit = _change(rows, lambda r: r.weight.kind=='rnn_hidden' and relu(r), scheme='identity', kw=dict(gain=scale),
                   reason='IRNN')
@@ -124,10 +125,10 @@ def chrono(
     model, # The network
     rows,  # Its automatic `Plan`, changed in place
     fl,    # Its `flow`
-    t_max:int=100,   # Longest dependence to remember, in steps
+    t_max:int=100,   # Longest dependence to remember, in steps, > 2
 ):
     """LSTM: forget biases log U(1, t_max-1), input biases their negative; GRU: update biases. Tallec & Ollivier
-    2018. Raises `ValueError`"""
+    2018. Raises `ValueError` for a network without an LSTM or GRU with biases, and for a `t_max` of 2 or less"""
     def gate(r, block):
         return r.weight.kind=='bias' and r.weight.block==block and r.weight.attr.startswith('bias_ih') and \
                                isinstance(r.weight.module, (nn.LSTM,nn.LSTMCell,nn.GRU,nn.GRUCell))
@@ -147,7 +148,7 @@ def zero_gamma(
     fl,    # Its `flow`
 ):
     """Zero the last norm of each residual branch, so that the network starts as its shortcuts. Goyal et al. 2017,
-    arXiv 1706.02677. Raises `ValueError`"""
+    arXiv 1706.02677. Raises `ValueError` where no branch ends with a norm"""
     closing = {f'{f.closing}.weight' for f in fl.values() if f.closing}
     if not _change(rows, lambda r: r.name in closing and r.weight.kind=='norm', scheme='zeros', kw={},
                    reason='last norm of a residual branch'):
@@ -161,7 +162,7 @@ def fixup(
 ):
     """Residual networks without norms: branch layers scaled by L^(-1/(2m-2)), the last of each branch and the output
     zero. The scalar multipliers and biases of the paper are a change of architecture and are not added. Zhang,
-    Dauphin, Ma 2019. Raises `ValueError`."""
+    Dauphin, Ma 2019. Raises `ValueError` where there is no residual branch without a norm."""
     ends = {n:f for n,f in fl.items() if f.residual and f.branch}
     if not ends: raise ValueError(f"fixup: no residual branch without a norm was found in {type(model).__name__}")
     inner = {b:(e,f) for e,f in ends.items() for b in f.branch if b != e}
@@ -206,13 +207,13 @@ def mimetic(
     rows,  # Its automatic `Plan`, changed in place
     fl,    # Its `flow`
     heads:int|None=None, # Heads of each attention, if the layers do not tell
-    alpha:float=.7,      # Noise of query and key
+    alpha:float=.7,      # Noise of query and key, >= 0
     beta:float=.7,       # Identity in query and key
-    alpha_v:float=.4,    # Noise of value and output
+    alpha_v:float=.4,    # Noise of value and output, >= 0
     beta_v:float=.4,     # Negative identity in value and output
 ):
     """Attention that starts as trained attention looks; for Transformers on small data. Trockman & Kolter 2023.
-    Raises `ValueError`"""
+    Raises `ValueError` for a network without attention, and where the number of heads is not known"""
     found = _attention(rows)
     if not found: raise ValueError(f"mimetic: no query and key were found in {type(model).__name__}")
     def part(shapes, i, fill, **kw):
@@ -245,7 +246,7 @@ def larger(
     teacher:nn.Module|None=None, # A trained, wider or deeper model whose parameters have the same names
 ):
     """Weight selection: evenly spaced elements of each of the teacher's tensors of the same name. Xu et al. 2023,
-    arXiv 2311.18823. Raises `ValueError`"""
+    arXiv 2311.18823. Raises `ValueError` for a teacher that is no network or has no such tensor"""
     if not isinstance(teacher, nn.Module): raise ValueError("larger: give the trained larger model, teacher=")
     theirs = {w.name:w for w in weights(teacher)}
     n = 0

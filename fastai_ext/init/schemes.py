@@ -22,7 +22,7 @@ _FanIn = Annotated[float, 'Inputs that one output sums; None: from the shape']
 _FanOut = Annotated[float, 'Outputs that one input reaches; None: from the shape']
 _Gain = Annotated[float, 'Factor on the standard deviation, or the name of the activation that follows']
 _Mode = Annotated[str, "What the variance is divided by: 'fan_in', 'fan_out' or their mean 'fan_avg'"]
-_Groups = Annotated[int, 'Groups of a convolution: independent matrices stacked along the outputs']
+_Groups = Annotated[int, 'Groups of a convolution, >= 1: independent matrices stacked along the outputs']
 _Generator = Annotated[torch.Generator, "Source of the random numbers; None: torch's global one"]
 _Value,_Low,_High = Annotated[float, 'Of every number'],Annotated[float, 'Lower end'],Annotated[float, 'Upper end']
 _Mean,_Std = Annotated[float, 'Mean'],Annotated[float, 'Standard deviation, >= 0']
@@ -86,7 +86,7 @@ def _redrawn(x, mean, std, a, b, generator=None):
 @_scheme
 def trunc_normal(t:_Tensor,
     mean:float=0.,    # Mean before truncation
-    std:float=.02,    # Standard deviation before truncation
+    std:float=.02,    # Standard deviation before truncation, >= 0
     a:float|None=None,# Lower end; `mean - 2 std` if not given
     b:float|None=None,# Upper end; `mean + 2 std` if not given
     generator:_Generator=None):
@@ -100,7 +100,7 @@ def trunc_normal(t:_Tensor,
 # %% ../../nbs/init/schemes.ipynb #0c01f637
 def fans(
     t,         # Tensor of shape (out, in/groups, kernel ...)
-    groups:int=1, # Groups of a convolution
+    groups:int=1, # Groups of a convolution, >= 1
 )->tuple: # fan_in, fan_out
     "Inputs that one output sums, and outputs that one input reaches. Raises `ValueError` for fewer than two dimensions"
     if t.ndim < 2: raise ValueError(f"fans: shape {tuple(t.shape)} has no fans; a tensor of (out, in, ...) has")
@@ -117,16 +117,16 @@ def _std(t, fan_in, fan_out, mode, gain, groups):
 
 @_scheme
 def variance_scaling(t:_Tensor,
-    scale:float=1.,       # Variance times fan
+    scale:float=1.,       # Variance times fan, >= 0
     mode:str='fan_in',    # 'fan_in', 'fan_out' or 'fan_avg'
     distribution:str='truncated_normal', # 'truncated_normal', 'normal' or 'uniform'
     gain=1.,              # Factor on the standard deviation, or the name of the activation that follows
     fan_in:float|None=None, # Inputs that one output sums; from the shape if not given
     fan_out:float|None=None,# Outputs that one input reaches
-    groups:int=1,         # Groups of a convolution, for the fans from the shape
+    groups:int=1,         # Groups of a convolution, >= 1, for the fans from the shape
     generator:_Generator=None):
     """Variance `scale*gain**2/fan`, as in Keras and JAX; the truncated normal has that variance after truncation.
-    Raises `ValueError`"""
+    Raises `ValueError` for an unknown `mode`, `distribution` or activation, and for a vector without given fans"""
     std = _std(t, fan_in, fan_out, mode, gain, groups)*math.sqrt(scale)
     if distribution == 'normal': return normal(t, 0., std, generator=generator)
     if distribution == 'uniform': return uniform(t, -math.sqrt(3)*std, math.sqrt(3)*std, generator=generator)
@@ -200,9 +200,10 @@ def _cholesky_qr(a):
 @_scheme
 def orthogonal(t:_Tensor,
     gain=1.,          # Factor, or the name of the activation that follows
-    groups:int=1,     # Groups of a convolution; each is orthogonal by itself
+    groups:int=1,     # Groups of a convolution, >= 1; each is orthogonal by itself
     generator:_Generator=None):
-    "Rows, or columns if there are more rows, are orthonormal times `gain`. Saxe, McClelland, Ganguli 2014"
+    """Rows, or columns if there are more rows, are orthonormal times `gain`. Saxe, McClelland, Ganguli 2014. Raises
+    `ValueError` for fewer than two dimensions"""
     gain = _gain(gain) if isinstance(gain, str) else gain
     if t.ndim < 2: raise ValueError(f"orthogonal: shape {tuple(t.shape)} is no matrix")
     return fill(t, lambda x: x.copy_(orthonormal(x.shape, groups, generator, x.device, x.dtype)*gain))
@@ -222,7 +223,8 @@ def delta_orthogonal(t:_Tensor, gain:_Gain=1., groups:_Groups=1, generator:_Gene
 # %% ../../nbs/init/schemes.ipynb #c09b63c8
 @_scheme
 def identity(t:_Tensor, gain:_Gain=1., groups:_Groups=1, generator:_Generator=None):
-    "Ones on the diagonal times `gain`; for a convolution at the centre of the kernel (dirac)"
+    """Ones on the diagonal times `gain`; for a convolution at the centre of the kernel (dirac). Raises `ValueError` for
+    fewer than two dimensions"""
     gain = _gain(gain) if isinstance(gain, str) else gain
     if t.ndim < 2: raise ValueError(f"identity: shape {tuple(t.shape)} is no matrix")
     def f(x):
@@ -240,13 +242,14 @@ def dirac(t:_Tensor, gain:_Gain=1., groups:_Groups=1, generator:_Generator=None)
 
 @_scheme
 def sparse(t:_Tensor,
-    sparsity:float=.9,     # Share of zeros among the inputs of each unit, 0 to 1
+    sparsity:float=.9,     # Share of zeros among the inputs of each unit, 0 to below 1
     std:float|None=None,   # Of the others; keeps the mean square if not given
     gain=1.,               # Factor, or the name of the activation that follows
     generator:_Generator=None):
-    "Each unit keeps the same number of inputs, drawn from a normal. Martens 2010"
+    """Each unit keeps the same number of inputs, drawn from a normal. Martens 2010. Raises `ValueError` for a
+    `sparsity` that is no share"""
     if not 0 <= sparsity < 1:
-        raise ValueError(f"sparse: sparsity={sparsity} is not a share; give a number from 0 to 1, for example .9")
+        raise ValueError(f"sparse: sparsity={sparsity} is not a share; give a number from 0 to below 1, for example .9")
     def f(x):
         rows = x.reshape(x.shape[0], -1)
         keep = max(1, rows.shape[1] - math.ceil(sparsity*rows.shape[1]))

@@ -31,7 +31,7 @@ def _settle(learn):
 def in_fit(
     learn:Learner,  # May be in the middle of a fit
 )->bool:            # Whether a fit of `learn` is running now, in this very call stack
-    "fastai tells nobody of a fit that Ctrl-C has ended; the stack of calls knows"
+    "Read from the stack of calls: fastai tells nobody of a fit that Ctrl-C has ended"
     frame,code = sys._getframe(1),Learner._with_events.__code__
     while frame is not None:
         here = frame.f_locals if frame.f_code is code else {}

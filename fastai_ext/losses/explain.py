@@ -124,7 +124,7 @@ def _charged(learn, scores, targs):
 
 def explain_loss(
     learn,          # A `Learner` whose model puts out scores of classes or labels
-    n:int=8,        # Rows to show, the largest loss first
+    n:int=8,        # Rows to show, >= 1, the largest loss first
     ds_idx:int=1,   # 0: a batch of training data, 1: of validation data
     dl=None,        # Another DataLoader
     items=None,     # Numbers of items in the batch, in place of the largest losses

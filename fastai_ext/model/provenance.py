@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
-from .lattice import Draw, draw, enough, usual_bounds
+from .lattice import Draw, draw, enough
+from .usual import usual_bounds
 from .roles import is_norm
 from .weights import unwrap, weights
 
@@ -38,7 +39,7 @@ class Ledger:
 
     def meet(self,
         model, # The network, as it is now
-    ): "Note how the weights are"; self.made,self.wrote = _prints(weights(model)),{}
+    ): "Note the weights as they are now"; self.made,self.wrote = _prints(weights(model)),{}
 
     def about_to_write(self,
         model,  # The network

@@ -116,7 +116,7 @@ def ends_experts(
     m:nn.Module, # Layer of a mixture of experts
     attr:str,    # One of its matrices
 )->bool:         # Whether its product is the layer's output
-    "Known by being alone, or by the name that the last matrix has"
+    "The last matrix is known by being alone, or by its name"
     return len(_expert_names(m))==1 or 'down' in attr or attr=='w2'
 
 def _flipped(m):
@@ -148,7 +148,7 @@ _bias = re.compile(r'(^|_)bias($|_)|_bias\d*$|^b_?\d*$')
 def is_norm(
     m:nn.Module,  # Layer
 )->bool:          # Whether it is a norm of any library
-    "Known by type, or by a class name that speaks of a norm"
+    "A norm is known by its type, or by a class name that speaks of one"
     return isinstance(m, _norms) or ('norm' in type(m).__name__.lower()
                                      and not any(True for c in m.children() for _ in c.parameters()))
 

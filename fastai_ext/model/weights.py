@@ -84,7 +84,7 @@ class Weight:
         t:torch.Tensor, # New values, of the shape of `data`, any dtype and device
     ):
         """Write `t` in place, through a parametrization where there is one; the padding row of an embedding becomes
-        zero. Raises `ValueError`"""
+        zero. Raises `ValueError` for another shape, and on the meta device"""
         if self.param.is_meta:
             raise ValueError(f"{self.name} is on the meta device and has no values; first "
                              "`model.to_empty(device='cpu')`")
@@ -202,8 +202,8 @@ def weights(
     only=None,  # Keep these: wildcard names, layer types, parameter-group numbers, predicates, or a list of them
     skip=None,  # Drop these, likewise
 )->Weights: # An `L` of `Weight`
-    """Every parameter of a model with its role. Warns of a selector that matches nothing, raises `ValueError` for a
-    lazy layer without a shape"""
+    """Every parameter of a model with its role. Warns of a selector that matches nothing; raises `ValueError` for a
+    lazy layer without a shape, `TypeError` for what is no model"""
     learn,model = (model,model.model) if not isinstance(model, nn.Module) and hasattr(model, 'model') else (None,model)
     if not isinstance(model, nn.Module):
         raise TypeError(f"weights: {type(model).__name__} is neither an nn.Module nor a Learner")

@@ -28,7 +28,8 @@ def _chosen(model, only):
     return [m for n,m in model.named_modules() if any(_fits(n, m, s) for s in sels)]
 
 class ActivationPenalty(Tunable):
-    "Base of penalties on the outputs of layers: a subclass gives `norm(a)`, one number for the output `a` of a layer"
+    """Base of penalties on the outputs of layers: a subclass gives `norm(a)`, one number for the output `a` of a layer.
+    Raises `ValueError` in `fit` where `only` chooses no layer"""
     order = GradientAccumulation.order - 1  # in `after_loss`: before accumulation (6) and the loss scale (10) multiply
     by_group = False
     _stateattrs = Tunable._stateattrs + ('_hooks','_outputs','_sum','_n')

@@ -107,7 +107,7 @@ class Averaged(Callback):
     A subclass calls `add` with the weight of the newest. Floating point buffers, as the statistics of BatchNorm, are
     averaged as parameters are; integer buffers stay those of training. `learn.save` in the middle of a fit, as
     `SaveModelCallback` does, writes the average, and beside it what `fit(…, start_epoch=…)` needs to go on as if
-    nothing had happened."""
+    nothing had happened. Raises `ValueError` in `fit` where another callback averages the same weights."""
     # after projections in `after_step`; before `SaveModelCallback` (61) saves in `after_epoch` and loads in `after_fit`
     order = Recorder.order - 1
     run_valid = False
@@ -200,7 +200,7 @@ class EMA(Averaged):
     Raises `ValueError` for a number out of range, and in `fit` for two averages on one learner."""
     def __init__(self,
         decay:float=.999,  # Share of the old average in the new one, 0 (as no callback) to below 1
-        every:int=1,       # Steps of the optimizer from update to update
+        every:int=1,       # Steps of the optimizer from update to update, >= 1
         start:float=0.,    # Part of the fit to train before averaging begins, 0 to below 1
         warmup:bool=True,  # Begin with a small decay, (1+n)/(10+n) at update n, to forget the first weights soon
     ):
@@ -229,7 +229,7 @@ class SWA(Averaged):
     Raises `ValueError` for a number out of range, and in `fit` for two averages on one learner."""
     def __init__(self,
         start:float=.75,      # Part of the fit after which epochs count, 0 to below 1
-        every:int|None=None,  # Steps from one averaged model to the next; None: once at the end of each epoch
+        every:int|None=None,  # Steps from one averaged model to the next, >= 1; None: once at the end of each epoch
         update_bn:bool=True,  # Measure BatchNorm's statistics anew with the mean weights; False: average them
     ):
         self._number('start', start, 0, 1, .75)

@@ -130,7 +130,7 @@ class _Walk:
         if set(m._parameters) - {'weight','bias'}: raise Mixed(f'{name} has weights of its own kind')
 
     def units(self, name):
-        "The `Units` of a layer. Raises `Mixed`"
+        "The `Units` of a layer. Raises `Mixed` where they cannot be told apart"
         m,node = self.mods[name],self.makers[name]
         self.check(name)
         if getattr(m, 'groups', 1) != 1: raise Mixed(f'{name} is grouped')

@@ -182,7 +182,8 @@ class JacobianPenalty(LossTerm):
     """Add `jacobian/2` times the squared norm of the derivative of the outputs by the inputs: answers change little
     when the input does (Hoffman et al. 2019).
 
-    Raises `ValueError` for a number out of range, and in the first batch where no input is a floating point tensor."""
+    Raises `ValueError` for a number out of range, and in the first batch where no input is a floating point tensor or
+    the model returns more than one tensor."""
     label = 'jacobian'
     def __init__(self,
         jacobian:float=.01, # Strength, >= 0; 0 is the same as no callback

@@ -58,7 +58,7 @@ def _members(graph, group, names, skip):
         yield target,m,name,cols,graph.is_out_channel_pruning_fn(item.dep.handler)
 
 def _coupled(graph, group, names, skip):
-    "`Units` of one group of torch-pruning. Raises `Mixed`"
+    "`Units` of one group of torch-pruning. Raises `Mixed` where they cannot be told apart"
     root,n = group.items[0].dep,len(group.items[0].idxs)
     members = list(_members(graph, group, names, skip))
     groups = {getattr(m, 'groups', 1) for _,m,*_ in members} - {1}

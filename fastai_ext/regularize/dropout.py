@@ -196,7 +196,8 @@ class DropoutSchedule(Callback):
 
 # %% ../../nbs/regularize/dropout.ipynb #e6b7f65a
 class DropConnect(nn.Module):
-    "A parametrization that drops single weights of a layer while training (Wan et al. 2013)"
+    """A parametrization that drops single weights of a layer while training (Wan et al. 2013). Raises `ValueError`
+    for a `p` that is no rate"""
     def __init__(self,
         p:float=.5, # Rate, 0 to below 1
     ):

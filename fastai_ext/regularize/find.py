@@ -127,7 +127,7 @@ def reg_find(self:Learner,
     cb=None,             # A regularizer with a strength, or its class; None: `L1`
     start:float=1e-6,    # Weakest strength, > 0
     stop:float=10.,      # Strongest strength, > `start`
-    num_it:int=100,      # Steps of training at each strength
+    num_it:int=100,      # Steps of training at each strength, >= 10
     lr:float=None,       # Learning rate; None: the learner's
     seed:int=0,          # Of the order of the data and all that is random: the same for each strength
     show_plot:bool=True, # Plot the losses
@@ -135,7 +135,7 @@ def reg_find(self:Learner,
     """Train for a moment at each of a row of strengths, and suggest a tenth of the first at which the training loss
     stays up: a heuristic. It ends where nothing is learned any more.
 
-    The learner is left as it was, also when interrupted. Raises `ValueError` for a range that is none, a NaN batch,
+    The learner is left as it was, also when interrupted. Raises `ValueError` for an impossible range, a NaN batch,
     an empty loader or a model without weights, and `TypeError` for a callback without a strength. After Smith's
     `lr_find` (2015)."""
     cb = _penalty(cb, 'reg_find')
@@ -254,7 +254,7 @@ class RegPath(Table):
 def reg_path(self:Learner,
     cb=None,             # A regularizer or its class; None: `L1`
     strengths=None,      # Strengths to train with; None: 15 from 1 to 1e-4
-    epochs:int=5,        # Of training at each strength
+    epochs:int=5,        # Of training at each strength, >= 1
     lr:float=None,       # Learning rate; None: the learner's
     seed:int=0,          # Of the order of the data and all that is random
     show_plot:bool=True, # Plot the path

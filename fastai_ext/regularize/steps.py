@@ -79,7 +79,7 @@ def pieces(
 def known(
     step, # A number, a tensor or `Adaptive`
 ):        # A number or a tensor
-    "A step in numbers"
+    "The step of each number, whatever its form"
     return step.tensor() if isinstance(step, Adaptive) else step
 
 # %% ../../nbs/regularize/steps.ipynb #7a99a05a
@@ -147,7 +147,7 @@ def before_step(
     opt, # Optimizer of a `Learner`
 ):
     """To be called before each step: notes what the momentum makes of a steady gradient of one so far. Calling it twice
-    is no harm"""
+    does no harm"""
     kept = _undamped(opt)
     if kept is None: return
     states,buffer = kept

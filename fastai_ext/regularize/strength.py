@@ -127,7 +127,8 @@ class Tunable(Callback):
     training that is done, such as `SchedCos(0, 1e-3)`. One strength is called `label` in the optimizer; several are
     called `label_name`, for example `elasticnet_l1`. `lr_find` uses a schedule's largest value. Raises `ValueError` for
     a strength that is negative, not finite or has another number of groups, for a label that the optimizer uses itself,
-    and for two regularizers with one label; all before the first step."""
+    and for two regularizers with one label; all before the first step. Raises `TypeError` for names other than those in
+    `hypers`."""
     order = MixedPrecision.order + .5  # after gradients are unscaled and accumulated, before `GradientClip` (11)
     run_valid = False
     hypers = ('strength',)  # names of the strengths, as `__init__` takes them

@@ -62,7 +62,8 @@ def write(
 def read(
     path, # The file
 ):
-    "(meta, blobs) of a file that `write` wrote; raises `ValueError` for any other, a damaged or a newer one"
+    """(meta, blobs) of a file that `write` wrote. Raises `ValueError` for any other, a damaged or a newer one, and
+    `FileNotFoundError` where there is none"""
     path = Path(path)
     if not path.exists(): raise FileNotFoundError(f"load_tree_learner: there is no file {str(path)!r}")
     if not zipfile.is_zipfile(path):
@@ -109,7 +110,7 @@ def function_names(
 def named_functions(
     names, # Two names, or None
 ):
-    "numpy's functions of these names"
+    "numpy's functions of these names. Raises `ValueError` for names that `function_names` does not give"
     if names is None: return None
     if any(n not in _functions for n in names): raise ValueError(f"load_tree_learner: unknown functions {names}")
     return tuple(getattr(np, n) for n in names)

@@ -34,7 +34,8 @@ def tabular_dls(
     """`TabularDataLoaders` of `df`, with `Tidy`, `Categorify`, `FillMissing` and `Normalize`. Columns of a date type
     are found. A function as `valid` gives the positions (train, valid). Constant and empty columns are left out,
     with a warning. Raises `KeyError` for columns that are not there, and `ValueError` for data that no model can
-    learn: no rows, duplicate columns, missing targets, a class that no training row has."""
+    learn: no rows, duplicate columns, missing targets, a class that no training row has. Raises `TypeError` where `df`
+    is no frame."""
     if not isinstance(df, pd.DataFrame): raise TypeError(f"tabular_dls: {type(df).__name__}; give a pandas DataFrame")
     ys = list(y) if isinstance(y, (list,tuple)) else [y]
     if not isinstance(dates, dict): dates = {n:None for n in listed(dates)}
@@ -68,7 +69,7 @@ def tabular_dls(
 
 # %% ../../nbs/tabular/dls.ipynb #7b125144
 def listed(o):
-    "One name or several, as a list"
+    "`o`, one name or several, as a list"
     return [o] if isinstance(o, str) else list(o)
 
 def _block(kind, ys, classes):
@@ -103,7 +104,8 @@ def splits_of(
     valid, # As `tabular_dls` takes it
     seed,  # Seed of a random split
 ):
-    "Positions of the training and of the validation rows"
+    """Positions of the training and of the validation rows. Raises `ValueError` where no training row is left, and for
+    a `valid` that is not as `tabular_dls` takes it"""
     n = len(df)
     if callable(valid): train,held = (_whole(o, n) for o in valid(df))
     elif isinstance(valid, str):

@@ -85,7 +85,8 @@ def draw_tree(self:TreeLearner,
 ):                    # The axes
     """Draw a tree's questions, with thresholds in the units of the table. Needs no program beside Matplotlib.
 
-    Raises `NotImplementedError` for boosted trees, whose libraries have their own `plot_tree`."""
+    Raises `NotImplementedError` for boosted trees, whose libraries have their own `plot_tree`, and `ValueError` before
+    the fit, for a number that no tree has, and for a depth below 1."""
     import matplotlib.pyplot as plt
     self._must_be_fitted('draw_tree')
     engine = self.model.engine

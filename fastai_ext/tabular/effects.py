@@ -59,7 +59,8 @@ def rows_to_explain(
     rows,  # A frame, or None
     who,   # The method, for a message
 ):
-    "The raw rows to ask about: those given, or the validation rows decoded"
+    """The raw rows to ask about: those given, or the validation rows decoded. Raises `ValueError` where there are none,
+    or their dates cannot be made again"""
     if rows is not None: return rows.copy()
     to = learn.dls.valid_ds
     if not len(to): raise ValueError(f"{who}: there are no validation rows; give rows=frame")
@@ -82,7 +83,7 @@ def output_of(
     learn,  # A learner
     target, # Name of a class or target; None: the second of two classes, else the first
 ):
-    "Number and name of the output: a class or a target"
+    "Number and name of the output: a class or a target. Raises `ValueError` for a name that is neither"
     vocab = getattr(learn.dls, 'vocab', None)
     classes = vocab is not None and len(vocab) > 0
     names = [str(o) for o in (vocab if classes else learn.dls.train_ds.y_names)] or ['prediction']

@@ -42,7 +42,10 @@ common_names = ('n_estimators','lr','max_depth','min_child','subsample')  # mean
 
 class Engine:
     """The base of the engines. A subclass says by its flags what it can, and writes `_fit`, `predict`, `first`,
-    `n_rounds`, `state` and `restore`. Its `common` maps the names that mean one thing for every engine to its own"""
+    `n_rounds`, `state` and `restore`. Its `common` maps the names that mean one thing for every engine to its own.
+
+    Raises `ValueError` for native categories, common arguments and monotone columns that the engine does not have, for
+    an argument under two names, and for monotone columns that are no numbers."""
     name,extra = '',None  # as `tree_learner` takes it; what `pip install` must add, if anything
     cats = False          # does it split categories natively?
     multi = ()            # kinds of several outputs that one model learns: 'value', 'label'
@@ -193,7 +196,7 @@ def missing_codes(
     return x
 
 def two_classes(p):
-    "The probabilities of both classes, from that of the second"
+    "The probabilities of both classes, rows x 2, from `p`, that of the second"
     p = np.asarray(p).reshape(-1)
     return np.column_stack([1-p, p])
 

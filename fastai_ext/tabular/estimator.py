@@ -17,13 +17,13 @@ class Estimator(Engine):
     multi = ('value','label')  # the estimator itself says where it learns one target only
 
     def __init__(self,
-        task, # What is predicted
-        seed=0, # Random seed
-        native=None, # Columns whose codes are categories
-        monotone=None, # -1, 0 or 1 for each column
-        n_jobs=None, # Threads; None: as the library likes
+        task,           # What is learned from which columns
+        seed=0,         # Kept only: the estimator's own `random_state` decides
+        native=None,    # Only None or False: it sees categories by their codes
+        monotone=None,  # Only None or empty: it takes no constraints
+        n_jobs=None,    # Kept only: the estimator's own `n_jobs` decides
         estimator=None, # The estimator, which is cloned; None: `restore` will bring one
-        **params
+        **params        # Kept only: the estimator has its arguments
     ):
         from sklearn.base import clone
         super().__init__(task, seed, native, monotone, n_jobs, **params)
@@ -46,7 +46,7 @@ class Estimator(Engine):
         if step is not None: step(1, 1, None)
 
     def predict(self, x):
-        "Probabilities or values, with as many threads as there are rows to share"
+        "Probabilities or values"
         if not len(x): return np.zeros((0, self.task.n_out))
         if self.task.kind=='value': return np.asarray(self.est.predict(x), dtype='float64').reshape(len(x), -1)
         p = self.est.predict_proba(x)

@@ -31,7 +31,7 @@ class Far:
     def encoded(self,
         frame, # Rows with their targets
     ):
-        "(rows x columns, targets as the engine learns them) of one part"
+        "(rows x columns, targets as the engine learns them) of a part. Raises `ValueError` where it lacks the targets"
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # levels and gaps that the learner's data do not have: a line for each part
             x,y = self.encoder.encode(frame)
@@ -47,7 +47,8 @@ class Far:
         patience=None, # Rounds without improvement on `valid` before stopping; None: never
         step=None,     # As for `Engine.fit`
     ):
-        "A fitted engine. Raises `ValueError` for engines that cannot grow this way"
+        """A fitted engine. Raises `ValueError` for engines that cannot grow this way, and `TypeError` for rows that are
+        neither frames nor files, or that can be gone through only once"""
         self._check(engine, y, wgts)
         if self.client is None: return self._streamed(engine, y, valid, patience, step)
         if isinstance(engine, Forest):

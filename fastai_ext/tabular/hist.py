@@ -183,7 +183,7 @@ class Hist(Engine):
 
 # %% ../../nbs/tabular/hist.ipynb #cc6850de
 def softmax(raw):
-    "Probabilities of the classes from their scores"
+    "Probabilities of the classes, rows x classes, from `raw`, their scores"
     e = np.exp(raw-raw.max(1, keepdims=True))
     return e/e.sum(1, keepdims=True)
 

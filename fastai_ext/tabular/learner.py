@@ -154,8 +154,8 @@ class TableLearner(Learner):
     # --- new rows
 
     def test_dl(self,
-        rows, # A frame, a Series, a dict or a list of dicts
-        **kwargs
+        rows,    # A frame, a Series, a dict or a list of dicts
+        **kwargs # To `rows_dl`
     ):
         """A dataloader of new `rows` (a frame, a Series, a dict, a list of dicts), encoded as the training rows: see
         `rows_dl`"""
@@ -208,7 +208,8 @@ class TableLearner(Learner):
         cbs=None, # Callbacks for this once
     ):
         """The loss and metrics on the validation rows, the `ds_idx`-th set, or `dl`: a dataloader or a frame with
-        targets. Every row of a set counts once, also of the training set, which fastai draws at random"""
+        targets. Every row of a set counts once, also of the training set, which fastai draws at random. Raises
+        `ValueError` before the fit"""
         self._must_be_fitted('validate')
         if dl is None: dl = self.dls[ds_idx].new(shuffle=False, drop_last=False)
         with self._quiet(): return super().validate(ds_idx, self._rows(dl), cbs)
@@ -221,7 +222,8 @@ class TableLearner(Learner):
         **kwargs            # Passed to `Learner.get_preds`
     ):
         """As `Learner.get_preds`; `dl` may also be a frame of new rows. Probability columns follow `dls.vocab`. Where
-        no callback could notice, a frame goes straight to the model, without the events of a validation"""
+        no callback could notice, a frame goes straight to the model, without the events of a validation. Raises
+        `ValueError` before the fit, and `TypeError` for a frame given as `ds_idx`"""
         self._must_be_fitted('get_preds')
         if _is_frame(ds_idx): raise TypeError("get_preds: give new rows by name: get_preds(dl=frame)")
         if _is_frame(dl) and not with_input and not kwargs and self._unwatched(): return self._preds(dl, with_decoded)
@@ -242,7 +244,8 @@ class TableLearner(Learner):
     def predict(self,
         row, # A Series, a dict or a frame of one row
     ):
-        "The decoded row with its prediction, the decoded prediction, and the probabilities or values"
+        """The decoded row with its prediction, the decoded prediction, and the probabilities or values. Raises
+        `ValueError` before the fit and for several rows, and `TypeError` for what is no row"""
         self._must_be_fitted('predict')
         who = f'{type(self).__name__}.predict'
         if isinstance(row, pd.DataFrame) and len(row) != 1:
@@ -269,7 +272,8 @@ class TableLearner(Learner):
         max_n=9,      # Rows, at most
         shuffle=True, # Rows drawn at random, of a set of `dls`
     ):
-        "Rows of the `ds_idx`-th set or `dl` with their predictions, decoded"
+        """Rows of the `ds_idx`-th set or `dl` with their predictions, decoded. Raises `ValueError` before the fit and
+        where there are no rows"""
         self._must_be_fitted('show_results')
         dl = self.dls[ds_idx].new(shuffle=shuffle) if dl is None else self.as_dl(dl)
         if not len(dl.dataset): raise ValueError("show_results: there are no rows to show; give dl=frame")

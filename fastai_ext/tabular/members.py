@@ -158,7 +158,7 @@ class EnsembleLearner(TableLearner):
         dl=None, # Further rows with targets, as a frame; by default those that the ensemble reports
     ):
         """A frame with the weight, loss and metrics of each member, of their plain mean and of the ensemble, on rows
-        that did not choose the weights"""
+        that did not choose the weights. Raises `ValueError` where there are none with targets"""
         xb,yb,_ = self.rows_of(1, dl)
         if not yb or not len(xb[0]): raise ValueError("scores: there are no rows with targets to report on; give "
                                                       "scores(frame)")

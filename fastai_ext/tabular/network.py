@@ -96,7 +96,7 @@ def network_for(
     seconds:float=None, # For the fit, > 0: a schedule that would take longer is shortened to end then; None: no limit
 ):
     """A fitted network, its outputs in the units of the target: the member of `fit_tabular`. fastai's `TabularModel` on
-    numbers in pieces; the epoch that is best on the validation rows is kept"""
+    numbers in pieces; the epoch that is best on the validation rows is kept. Raises `ValueError` for `bins` below 0"""
     if bins < 0: raise ValueError(f"network_for: bins={bins}; give 1 or more, or 0 for numbers as they are")
     to,kind = dls.train_ds,kind_of_target(dls.train_ds)
     wide = bins > 0 and len(to.cont_names) > 0

@@ -17,7 +17,7 @@ def in_parts(
     f,            # A function of rows
     x,            # Rows
     n_jobs=None,  # Threads, >= 1; None: all
-    least=2000,   # Rows that a thread gets at the least
+    least=2000,   # The fewest rows for a thread, >= 1
 ):
     "`f(x)`, the rows shared out to threads where there are many"
     from joblib import effective_n_jobs

@@ -15,7 +15,8 @@ def piece_edges(
     x,           # Numbers, rows x columns
     bins:int=48, # Pieces of each column at most, >= 1
 ):
-    "For each column the quantiles that bound its pieces; values that come often make fewer pieces"
+    """For each column the quantiles that bound its pieces; values that come often make fewer pieces. Raises
+    `ValueError` for fewer than one piece"""
     if bins < 1: raise ValueError(f"piece_edges: bins={bins}; give 1 or more, for example 48")
     def edges(col):
         col = col[np.isfinite(col)]

@@ -56,7 +56,7 @@ def ready_dls(
     path='.',       # Where learners keep files
 )->TabularDataLoaders:
     """The `TabularDataLoaders` that `TabularPandas` makes with `tidy`, `Categorify`, `FillMissing`, `Normalize` and the
-    steps of `block`"""
+    steps of `block`. Raises `ValueError` where a column has the name of another's mark of gaps, such as 'age_na'"""
     catfy,fill,norm = Categorify(),FillMissing(),Normalize()
     order,cut = np.concatenate(splits),len(splits[0])
     def col(n): return (parts[n] if n in parts else df[n]).iloc[order]

@@ -42,7 +42,8 @@ def redundant(self:TableLearner,
 def plot_redundant(self:TableLearner,
     ax=None, # Matplotlib axes; a new figure by default
 ):
-    "A dendrogram of the columns: those that join close to 0 say nearly the same. Returns the axes"
+    """A dendrogram of the columns: those that join close to 0 say nearly the same. Returns the axes. Raises
+    `ValueError` for fewer than two columns that vary"""
     import matplotlib.pyplot as plt
     from scipy.cluster import hierarchy
     corr = _correlation(self.dls)

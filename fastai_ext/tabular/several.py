@@ -126,7 +126,7 @@ class Bag(Composite):
         return new,out
 
     def fit(self, x, y, valid=None, wgts=None, patience=None, step=None):
-        "Raises: bags are fitted by `ensemble(…, folds=k)`"
+        "Raises `NotImplementedError`: bags are fitted by `ensemble(…, folds=k)`"
         raise NotImplementedError("a bag is fitted by ensemble(…, folds=k) or fit_tabular; call clone() for one "
                                   "to fit")
 

@@ -32,9 +32,10 @@ def tree_learner(
 )->TreeLearner:
     """A `TreeLearner` on `dls`, to be fitted with `fit()`. With `y_tfm` it fits, and measures the loss, on the
     function of the target. `model` may be any classifier or regressor of scikit-learn's kind. Raises `ValueError`
-    for data that trees cannot be fitted on, naming the columns, `TypeError` for an estimator that is none, and
-    `ImportError` with the line to install for an engine that is not there. Forests: Breiman, *Random Forests*,
-    2001; Geurts et al., *Extremely Randomized Trees*, 2006; boosting on histograms: Ke et al., *LightGBM*, 2017."""
+    for data that trees cannot be fitted on, naming the columns, `TypeError` for `dls` without a table and a `model`
+    that is no estimator, and `ImportError` with the line to install for an engine that is not there. Forests: Breiman,
+    *Random Forests*, 2001; Geurts et al., *Extremely Randomized Trees*, 2006; boosting on histograms: Ke et al.,
+    *LightGBM*, 2017."""
     if isinstance(dls, TabularPandas): dls = dls.dataloaders()
     to = getattr(dls, 'train_ds', None)
     if not isinstance(to, Tabular):

@@ -47,7 +47,7 @@ def stamp_batch(
     placements:list,    # One `Placement` for each picture, or None to leave it as it is
     inplace:bool=False, # Write into `x`
 ) -> torch.Tensor:
-    "`x` with the marks on it"
+    "`x` with the marks on it. Raises `ValueError` for another shape"
     if x.ndim!=4 or x.shape[1] not in (1,3):
         raise ValueError(f"stamp_batch: x has the shape {tuple(x.shape)}; give n x c x h x w with 1 or 3 channels")
     c,mode = x.shape[1],('L' if x.shape[1]==1 else 'RGB')
@@ -216,7 +216,7 @@ class WatermarkBatch(_Watermark):
     order = Normalize.order-1  # after lighting and geometry, on values from 0 to 1
 
     def encodes(self, x:TensorImage): # Picture or batch, c x h x w or n x c x h x w
-        "The batch, n x c x h x w, with a mark on each picture"
+        "The batch, n x c x h x w, with a mark on each picture. Raises `ValueError` for a tensor of another shape"
         size = x.shape[-1],x.shape[-2]
         if x.ndim != 4:
             raise ValueError(f"WatermarkBatch: the shape {tuple(x.shape)} is no batch; give n x c x h x w, for one "

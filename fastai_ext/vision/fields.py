@@ -26,7 +26,7 @@ def _parts(text):
 def names_in(
     text:str, # Of a mark
 ) -> tuple:   # Names of the fields in it, each once
-    "The fields of a text. Raises `ValueError` for a name that is none"
+    "The fields of a text. Raises `ValueError` for a name that is no field"
     names = tuple(dict.fromkeys(p[2] for p in _parts(text) if not isinstance(p, str)))
     if unknown := [n for n in names if n not in known]:
         raise ValueError(f"Mark: {{{unknown[0]}}} in {text!r} is no field; there are {', '.join(known)}; for the "

@@ -20,21 +20,24 @@ from .workers import (Job, Outcome, Pool, heard_warnings, kept_blocks, n_cores, 
 
 # %% ../../nbs/vision/folder.ipynb #9ec278ba
 class FolderRun(Counts):
-    "One run of `stamp_folder`: what it has done so far. True where nothing failed"
+    """One run of `stamp_folder`: what it has done so far. True where nothing failed.
+
+    Raises `ValueError` for arguments that do not fit together, and `OSError` where the source cannot be read, has no
+    pictures, or the destination cannot be written or is full."""
     def __init__(self,
-        src, # Folder of pictures
-        dst, # Folder for results
-        mark, # `Mark`
-        options=None, # `StampOptions`
+        src,            # Folder of pictures
+        dst,            # Folder for results
+        mark,           # A `Mark` or `MarkSampler`
+        options=None,   # A `StampOptions`; None for the usual ones
         recursive=True, # Folders below too?
-        dry_run=False, # Only say what would be done?
-        report=None, # File for a line of JSON for each picture
-        n_workers=None, # Processes; None: one for each core
-        executor=None, # Executor to use in place of own processes
-        progress=None, # Show a bar? None: in a terminal
-        **kwargs
+        dry_run=False,  # Only say what would be done?
+        report=None,    # File for a line of JSON for each picture
+        n_workers=None, # Processes, >= 1; None: one for each core
+        executor=None,  # Executor to use in place of own processes
+        progress=None,  # Show a bar? None: in a terminal
+        **kwargs        # Single options of a `StampOptions`, by name
     ):
-        "The parameters of `stamp_folder`, which see."
+        "Takes the parameters of `stamp_folder`"
         super().__init__()
         self.src,self.dst = os.path.abspath(os.fspath(src)),os.path.abspath(os.fspath(dst))
         self.mark,self.recursive,self.executor = mark,recursive,executor
@@ -82,7 +85,7 @@ class FolderRun(Counts):
         self.stopping = True
 
     def run(self):
-        "Do it; returns itself"
+        "Stamp the pictures; returns itself"
         first = next((o for o in walk_pictures(self.src, self.recursive) if o[0] != 'other'), None)
         if first is None: raise FileNotFoundError(f"stamp_folder: there are no pictures in {self.src}{self._only()}")
         if first[:2] == ('failed',''):
@@ -295,5 +298,6 @@ def stamp_folder(
 ) -> FolderRun:            # Its attributes are those of `Counts`: `stamped`, `there`, `failed` …
     """Stamp every picture below `src` into the same place below `dst`; bad ones are named.
 
-    Raises `OSError` and `ValueError` where nothing can be done."""
+    Raises `ValueError` for arguments that do not fit together, and `OSError` where the source cannot be read, has no
+    pictures, or the destination cannot be written or is full."""
     return FolderRun(src, dst, mark, options, recursive, dry_run, report, n_workers, executor, progress, **kwargs).run()

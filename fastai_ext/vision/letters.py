@@ -118,13 +118,14 @@ def _draw(text, font, size, stroke, align, spacing, direction, layout):
 def text_size(
     text, # Text, of one or more lines
     font=None, # Path of a font; None: the one of Pillow
-    stroke=0., # Width of the outline, in parts of the font size
+    stroke=0., # Width of the outline, in font sizes, 0 to 1
     align='left', # 'left', 'center' or 'right'
-    spacing=.2, # Room between lines, in parts of the font size
+    spacing=.2, # Between lines, in font sizes, -1 to 10
     direction=None, # 'ltr', 'rtl' or 'ttb'; None: by the text
     layout='auto', # 'auto', 'basic' or 'raqm'
 ):
-    "The width and height of the ink of `text` at font size 100"
+    """The width and height of the ink of `text` at font size 100. Raises `ValueError` for text without ink, and for a
+    font that cannot be drawn"""
     return _draw(text, font, 100., stroke, align, spacing, direction, layout)[0 if not stroke else 1].size
 
 def text_masks(
@@ -132,13 +133,14 @@ def text_masks(
     px:int,              # The extent of the ink along `axis`, pixels, >= 1; hinting may add or take a pixel
     axis:int=0,          # 0: `px` is the width, 1: the height
     font:str=None,       # As in `font_file`
-    stroke:float=0.,     # Outline, in font sizes
+    stroke:float=0.,     # Outline, in font sizes, 0 to 1
     align:str='left',    # Lines: 'left', 'center' or 'right'
-    spacing:float=.2,    # Between lines, in font sizes
+    spacing:float=.2,    # Between lines, in font sizes, -1 to 10
     direction:str=None,  # 'ltr', 'rtl', 'ttb' or None for what the text is
     layout:str='auto',   # 'auto', 'basic' or 'raqm'
 ):
-    "Two masks of mode L: the fill, and the fill with its stroke (None without one)"
+    """Two masks of mode L: the fill, and the fill with its stroke (None without one). Raises `ValueError` as
+    `text_size` does"""
     args = stroke, align, spacing, direction, layout
     w0,h0 = text_size(text, font, *args)
     size = 100*px/(w0,h0)[axis]

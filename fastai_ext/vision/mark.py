@@ -43,7 +43,7 @@ class Mark(MarkSpec):
         stroke:float=0.,       # Outline of the text, in font sizes, 0 to 1
         stroke_color='black',  # Of the outline
         align:str='left',      # Lines: 'left', 'center' or 'right'
-        spacing:float=.2,      # Between lines, in font sizes
+        spacing:float=.2,      # Between lines, in font sizes, -1 to 10
         direction:str=None,    # 'ltr', 'rtl', 'ttb', or None for what the text is
         layout:str='auto',     # 'auto', 'basic' or 'raqm' (Arabic, Indic and other joined scripts need raqm)
     ):

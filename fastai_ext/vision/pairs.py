@@ -29,7 +29,7 @@ class WatermarkPair(Watermark):
         p:float=1.,        # How likely each pair is marked, 0-1; the others are two equal pictures
         seed=0,            # Decides everything random, with the epoch and the picture itself
         alpha:bool=False,  # Add the mark's exact opacity as a third part, a mask of 0-255
-        **kwargs
+        **kwargs           # Arguments of a `Mark`, in place of `mark`
     ):
         """Raises `ValueError` for a `p` outside 0-1 and for both or neither of `mark` and a `Mark`'s arguments.
 
@@ -72,7 +72,7 @@ def show_batch(
     nrows=None,                      # Rows of the grid
     ncols=None,                      # Columns of the grid
     figsize=None,                    # Inches, (width, height)
-    **kwargs
+    **kwargs                         # To each picture's `show`
 ):
     "Show the marked picture, the clean one and the mark's opacity, as `WatermarkPair(alpha=True)` gives them"
     n = min(len(samples), max_n)

@@ -56,7 +56,7 @@ def save_stamped(
 ) -> Stamped:                # Where the mark went, in stored pixels, and what could not be kept
     """Write `src` to `dst` with the mark on it, all frames and metadata kept; `dst` appears whole or not at all.
 
-    Raises `OSError` and `ValueError` in one line."""
+    Raises, in one line, `OSError` for what cannot be read or written, and `ValueError` for what cannot be stamped."""
     src,dst = os.fsdecode(src),os.fsdecode(dst)
     check_mark(mark, 'save_stamped')
     options = stamp_options('save_stamped', options, **kwargs)
@@ -71,7 +71,8 @@ def stamp_later(
     n:int=None,             # Its number in a run, from 1
     note=None,              # As of `stamp_file`
 ) -> tuple:                 # (a `Stamped`, a function that stores the file and waits until the system confirms it)
-    "`stamp_file` in two parts, so that the next picture can be stamped while this one is stored"
+    """`stamp_file` in two parts, so that the next picture can be stamped while this one is stored. Raises `OSError` and
+    `ValueError` as `save_stamped` does"""
     if not options.overwrite and os.path.lexists(dst):
         raise FileExistsError(errno.EEXIST, 'exists; give overwrite=True to replace it', dst)
     with open(src, 'rb') as f:

@@ -50,7 +50,8 @@ def blend_(
     im:Image.Image,  # A picture in a mode that `stampable` returns
     p:Placement,     # Of the same size
 ):
-    "Blend the mark into `im` itself, touching its box only; returns `im`"
+    """Blend the mark into `im` itself, touching its box only; returns `im`. Raises `ValueError` for a placement of
+    another size, and for a mode that `stampable` does not return"""
     if im.size != p.size:
         raise ValueError(f"stamp: the placement is for {p.size[0]}x{p.size[1]} pixels and the picture has "
                          f"{im.size[0]}x{im.size[1]}")
@@ -99,7 +100,8 @@ def stamp(
 ) -> Image.Image:
     """A new picture with the mark on it; `im` stays as it was.
 
-    Of an animation, the current frame: see `save_stamped` for all of them."""
+    Of an animation, the current frame: see `save_stamped` for all of them. Raises `ValueError` for what is no picture
+    of Pillow's, and for a mark that cannot be placed on it."""
     if not isinstance(im, Image.Image):
         what = type(im).__name__ if hasattr(im, 'shape') else repr(im)
         raise ValueError(f"stamp: {what} is no picture; open it first, PILImage.create(…), or give its path to "

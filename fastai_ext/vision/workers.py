@@ -215,7 +215,7 @@ class Pool:
 
     One that dies fails its task with `BrokenExecutor`, and the next task gets a new one."""
     def __init__(self,
-        n:int,          # Processes
+        n:int,          # Processes, >= 1
         job:bytes,      # A pickled `Job`
         main:str=None,  # A script to run first, where the mark's class is defined there
     ):

@@ -63,7 +63,7 @@ def stamp_options(
     options=None,  # A `StampOptions`; None for the usual ones
     **kwargs       # Single options by name, which go before those of `options`
 ) -> StampOptions:
-    "`options` with single ones changed. Raises `ValueError` for a wrong value and `TypeError` for a name that is none"
+    "`options` with single ones changed. Raises `ValueError` for a wrong value and `TypeError` for an unknown name"
     wrong = [n for n in kwargs if n not in StampOptions.__dataclass_fields__]
     if wrong:
         names = ', '.join(StampOptions.__dataclass_fields__)

@@ -67,7 +67,8 @@ def stamp_plain(
     job,         # A `Stamping`
     fmt:str,     # Pillow's name of the format to write
 ) -> bytes:
-    "The file as Pillow writes it, with the mark on each of its frames"
+    """The file as Pillow writes it, with the mark on each of its frames. Raises `ValueError` where the format cannot
+    hold the picture's mode or all its tags"""
     meta,same,q = job.meta,im.format == fmt,job.options.quality
     kept,how = described(im, fmt, meta),_how(im, fmt, q, same, data)
     many = getattr(im, 'n_frames', 1)

@@ -75,7 +75,7 @@ class Record:
         size:int,    # Of the result, bytes
         digest:str,  # `mark_digest`
     ):
-        "Note one result; several processes may do so at once. Raises `OSError`"
+        "Note one result; several processes may do so at once. Raises `OSError` where the notes cannot be written"
         line = json.dumps(dict(file=rel, source=[source.st_size, source.st_mtime_ns], size=size, mark=digest))
         data = f'\n{line}\n'.encode('ascii')  # begins with a new line: what comes before it may have been cut
         fd = os.open(os.path.join(folder, RECORD), os.O_WRONLY|os.O_APPEND|os.O_CREAT|getattr(os, 'O_BINARY', 0), 0o666)

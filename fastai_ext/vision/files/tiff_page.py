@@ -122,7 +122,7 @@ def decoded(
     shape:tuple, # (height, width, channels) of it
     order:str,   # '<' or '>', of the file
 ):
-    "The samples of a strip or tile, (height, width, channels)"
+    "The samples of a strip or tile, (height, width, channels). Raises `OSError` for one that is cut"
     import numpy as np
     h,w,channels = shape
     if page.compression in _FAX:
