@@ -48,8 +48,8 @@ def fit_tabular(
     **kwargs           # To `tabular_dls`
 )->EnsembleLearner:
     """A fitted `EnsembleLearner`: every member a bag of `folds` fits, weighted out of fold. `leaderboard()` reports on
-    the rows of `valid`, which nothing saw. Raises what `tabular_dls` raises, and `ValueError` for models that are
-    not known."""
+    the rows of `valid`, which nothing saw. Raises what `tabular_dls` raises, `ValueError` for models that are not
+    known, and `KeyError` for a `time` that is no column."""
     start = perf_counter()
     if time_limit is not None and time_limit <= 0:
         raise ValueError(f"fit_tabular: time_limit={time_limit}; give seconds > 0, or None")

@@ -23,7 +23,8 @@ def some(
 def kind_of(
     col, # A column, a Series
 ):
-    "`'number'`, `'level'` or `'date'`: what a column holds, whatever its type"
+    """`'number'`, `'level'` or `'date'`: what a column holds, whatever its type. Raises `ValueError` for complex
+    numbers, and for lists and the like"""
     t = col.dtype
     if isinstance(t, pd.CategoricalDtype) or kinds.is_bool_dtype(t): return 'level'
     if kinds.is_complex_dtype(t):
@@ -65,7 +66,8 @@ def floats(
 def levels_of(
     col, # A column, a Series
 ):
-    "The levels of `col`: those of an ordered category in its order, others sorted"
+    """The levels of `col`: those of an ordered category in its order, others sorted. Raises `ValueError` for lists and
+    the like"""
     if isinstance(col.dtype, pd.CategoricalDtype):
         seen = set(np.unique(col.cat.codes).tolist())
         if col.cat.ordered: return [o for i,o in enumerate(col.cat.categories.tolist()) if i in seen]
@@ -102,7 +104,8 @@ def dates_of(
     col,      # A column, a Series
     fmt=None, # The format of dates that are text, such as '%d/%m/%y'
 ):
-    "`col` as `datetime64[ns]` without a zone (UTC), whatever its unit"
+    """`col` as `datetime64[ns]` without a zone (UTC), whatever its unit. Raises `ValueError` for what is no date, and
+    for one before 1678 or after 2262"""
     try: out = pd.to_datetime(col.astype(object) if str(col.dtype).endswith('[pyarrow]') else col, format=fmt)
     except (ValueError,TypeError) as e:
         raise ValueError(f"column '{col.name}' holds no dates: {e}; give its format, "

@@ -62,7 +62,8 @@ class Encoder:
     def encode(self,
         rows, # A frame, a Series, a dict or a list of dicts; it is not modified
     ):
-        "(array of rows x columns as `float32`, targets or None); raises `KeyError` for columns that are not there"
+        """(array of rows x columns as `float32`, targets or None). Raises `KeyError` for columns that are not there,
+        and `ValueError` for text and infinities among the numbers"""
         single = rows.to_dict() if isinstance(rows, pd.Series) else rows if isinstance(rows, dict) else None
         if single is not None and not self.dates:
             return self._one(single), self._targets(frame_of(single)) if self._has_y(single) else None

@@ -40,8 +40,8 @@ def ensemble(
 
     Its weights and its figures come from different rows: `dls.valid` of the ensemble has only validation rows that
     did not choose the weights, and everything that reports uses those; with `folds`, all of them. Raises
-    `ValueError` for learners that do not share their data. Caruana et al., *Ensemble Selection from Libraries of
-    Models*, 2004."""
+    `ValueError` for learners that do not share their data, and `TypeError` for data that hold no table. Caruana et al.,
+    *Ensemble Selection from Libraries of Models*, 2004."""
     if len(learners) < 2: raise ValueError(f"ensemble: {len(learners)} learners; give two or more")
     dls,learners = _shared_dls(learners, dls),list(learners)
     kind,nv = kind_of_target(dls.train_ds),len(dls.valid_ds)

@@ -25,7 +25,8 @@ def fold_positions(
     time:bool=False, # Are the rows in the order of time? Then a fold is a stretch of time
 ):
     """Pairs of positions: to fit on, and the fold that is left out. At random, of classes each fold has its share; in
-    the order of time a fold is a stretch of it, so that no row is judged by its neighbours"""
+    the order of time a fold is a stretch of it, so that no row is judged by its neighbours. Raises `ValueError` for
+    fewer than two folds, or more than there are rows"""
     from sklearn.model_selection import KFold, StratifiedKFold
     if folds < 2 or folds > len(y):
         raise ValueError(f"ensemble: folds={folds} of {len(y)} training rows; give 2 or more, for example 5")
@@ -79,7 +80,8 @@ def bagged_network(
     name='network', # For messages
     done=None,      # Called as `done(i)` after each fold; stops the bag when it returns True
 ):
-    "(a learner of the networks of all folds, out-of-fold predictions); None where `done` stopped it"
+    """(a learner of the networks of all folds, out-of-fold predictions); None where `done` stopped it. Raises
+    `ValueError` where `f` takes other data than it is given"""
     nets,out = [],None
     for i,(a,b) in enumerate(parts):
         part = fold_dls(dls, a, b)
@@ -104,7 +106,8 @@ def refitted(
     seed:int=0,    # Seed of the folds
     time:bool=False, # Are the rows in the order of time?
 ):
-    "(the members as bags, their out-of-fold predictions, the targets)"
+    """(the members as bags, their out-of-fold predictions, the targets). Raises `ValueError` for a network that `refit`
+    does not name"""
     _,(y,) = tensors(dls.train_ds, kind=='class')
     parts,members,oof = fold_positions(y.numpy(), folds, kind, seed, time),[],[]
     for m,name in zip(learners, names, strict=True):

@@ -122,7 +122,7 @@ class TreeLearner(TableLearner):
 
     def train_arrays(self):
         """(rows, targets, for each category the codes of training rows, encoder): what the engine is fitted on,
-        checked, and the encoder of rows like it"""
+        checked, and the encoder of rows like it. Raises `ValueError` for data that cannot be learned"""
         to,m = self.dls.train_ds,self.model
         if not len(to):
             raise ValueError("TreeLearner.fit: there are no training rows (a loaded learner has none); make "
@@ -146,7 +146,8 @@ class TreeLearner(TableLearner):
         n:int,     # Number of training rows
         wgts=None, # A weight >= 0 for each; None: those of the dataloaders
     ):
-        "A weight for each training row, or None where they are all equal"
+        """A weight for each training row, or None where they are all equal. Raises `ValueError` for another number of
+        weights, for one below 0, and where all are 0"""
         if wgts is None:
             w = getattr(self.dls.train, 'wgts', None)
             return None if w is None or np.ptp(w) < 1e-12 else np.asarray(w)*len(w)

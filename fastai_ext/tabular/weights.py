@@ -61,7 +61,8 @@ def select_weights(
 ):
     """Weights of the members, summing to 1, by greedy selection with replacement (Caruana et al. 2004): each pick adds
     the member that makes the mean of all picks best, and the best step of the way is taken. Averaged over samples
-    of the rows, chance decides less."""
+    of the rows, chance decides less. Raises `ValueError` without picks or members, and where every loss is NaN or
+    infinite"""
     if n < 1: raise ValueError(f"select_weights: n={n} picks; give 1 or more, for example 40")
     if not preds: raise ValueError("select_weights: there are no predictions to weigh; give at least one member")
     preds,targs = np.stack([np.asarray(p, dtype='float64') for p in preds]),np.asarray(targs)
@@ -143,8 +144,9 @@ def choose(
     loss=None,  # With `'auto'`, (predictions, targets) -> a number to make small
     seed:int=0, # Seed of the samples
 ):
-    """(weights, how to mix, center). To mix is a `'mean'` of what members predict, or a `'pool'`: of their logarithms, of
-    values about `center`. With `'auto'`, of probabilities whichever has the smaller loss"""
+    """(weights, how to mix, center): by a `'mean'` of what members predict, or by a `'pool'`, of probabilities that of
+    their logarithms, of values about `center`. With `'auto'`, of probabilities whichever has the smaller loss.
+    Raises `ValueError` for a `loss` that is not to be made small"""
     if how=='nnls': return nnls_weights(preds, y, kind),'mean',0.
     if how=='stack': return stack_weights(preds, y, kind),'pool',float(np.mean(y)) if kind=='value' else 0.
     if loss is not None: _check_loss(loss, preds, y, seed)
@@ -174,7 +176,7 @@ def given_weights(
     weights, # A number >= 0 for each member
     n:int,   # Number of members
 ):
-    "`weights`, checked and made to sum to 1; raises `ValueError`"
+    "`weights`, checked and made to sum to 1. Raises `ValueError` unless there is one >= 0 for each, not all 0"
     if isinstance(weights, str):
         raise ValueError(f"ensemble: weights={weights!r} is not 'auto', 'mean', 'nnls' or 'stack'; or give one number "
                          f"for each of {n} members")
