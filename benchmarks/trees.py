@@ -98,7 +98,9 @@ def together(args, make, seed, _):
     board = ens.scores(test)
     root = 1 if ens.model.is_class else .5
     xb,yb,_ = ens.rows_of(1, test)
-    res = dict(seconds=seconds, cpu=used, weights=ens.weights.round(3).to_dict(), scores=(board.loss**root).to_dict())
+    averaged = ens.measure(ens.model.mean(ens.model.each(*xb), ens.model.weights), yb)[0]**root
+    scores = (board.loss**root).to_dict() | dict(averaged=averaged)
+    res = dict(seconds=seconds, cpu=used, weights=ens.weights.round(3).to_dict(), how=ens.model.how, scores=scores)
     if {'network','rf'} <= set(ens.names):
         book = [(n in ('network','rf'))/2 for n in ens.names]
         res['book'] = ens.measure(ens.model.mean(ens.model.each(*xb), book), yb)[0]**root
