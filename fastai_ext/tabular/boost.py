@@ -50,12 +50,6 @@ class Booster(Engine):
         "`x` as the library is given it: missing categories as NaN"
         return missing_codes(x, self.n_native)
 
-    def threads(self,
-        n, # Rows
-    ):
-        "Threads to predict `n` rows with: one where a second would only wait; None: all"
-        return 1 if n < 500 else self.n_jobs
-
     def predict(self, x):
         "Probabilities or values"
         if not len(x): return np.zeros((0, self.task.n_out))

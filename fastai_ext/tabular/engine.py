@@ -63,7 +63,7 @@ class Engine:
         seed:int=0,         # Seed of the trees, >= 0
         native:bool=None,   # Split categories natively? None: as the engine does best; False: by their codes
         monotone:dict=None, # Column -> 1 (a higher value never lowers the prediction), -1 (never raises it) or 0
-        n_jobs:int=None,    # Threads, >= 1; None: all
+        n_jobs:int=None,    # Threads, >= 1; None: all, and for boosting fewer than 1,000 rows one
         **params            # Those of `common_names`, or the engine's own
     ):
         if native and not self.cats: raise ValueError(f"'{self.name}' has no native categories; leave native out")
@@ -118,6 +118,12 @@ class Engine:
         new.est = None
         new._fit(x, y, valid, wgts, patience if valid is not None and self.stops else None, step)
         return new
+
+    def threads(self,
+        n, # Rows
+    ):
+        "Threads to boost or predict `n` rows with: one where a second would only wait; None: all"
+        return 1 if n < 1000 else self.n_jobs
 
     def settings(self,
         valid=None, # (rows, targets) that stop it; None: nothing does

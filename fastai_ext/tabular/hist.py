@@ -49,7 +49,7 @@ class Hist(Engine):
     def _fit(self, x, y, valid, wgts, patience, step):
         from threadpoolctl import threadpool_limits
         more = {} if patience is None else dict(X_val=self.seen(valid[0]), y_val=valid[1])
-        with threadpool_limits(self.n_jobs, user_api='openmp'):
+        with threadpool_limits(self.threads(len(x)), user_api='openmp'):
             self.est = self.make(valid, patience).fit(self.seen(x), y, sample_weight=wgts, **more)
         self.est._predictors = self.est._predictors[:self._best(patience)]
         prep = self.est._preprocessor
@@ -120,7 +120,7 @@ class Hist(Engine):
 
     def _threads(self, n):
         from joblib import effective_n_jobs
-        return 1 if n < 1000 else effective_n_jobs(self.n_jobs or -1)
+        return effective_n_jobs(self.threads(n) or -1)
 
     def predict(self, x):
         "Probabilities or values"

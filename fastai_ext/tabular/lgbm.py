@@ -56,6 +56,7 @@ class LGBM(Booster):
     def _fit(self, x, y, valid, wgts, patience, step):
         import lightgbm as lgb
         args,rounds = self.booster(patience is not None)
+        args.setdefault('num_threads', self.threads(len(x)) or 0)
         self.shift = self.shift_of(y)
         cats,sets,calls = list(range(self.n_native)),[],[]
         train = lgb.Dataset(self.seen(x), y-self.shift, weight=wgts, categorical_feature=cats, params=dict(args))

@@ -24,7 +24,7 @@ def tree_learner(
     native:bool=None,       # Split categories natively? None: as the engine does best; False: by their codes
     monotone:dict=None,     # Column -> 1: a higher value never lowers the prediction; -1: never raises it
     seed:int=0,             # Seed of the trees
-    n_jobs:int=None,        # Threads; None: all
+    n_jobs:int=None,        # Threads; None: all, and for boosting fewer than 1,000 rows one
     embed=None,             # A fitted network on `dls` or its `embed_features`: trees see embeddings of categories
     cbs=None,               # `Callback`s
     path=None,              # Where files go; `dls.path` by default

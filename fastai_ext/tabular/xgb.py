@@ -53,13 +53,14 @@ class XGB(Booster):
 
     def _matrix(self, x, y, args, wgts=None, ref=None):
         import xgboost as xgb
-        told = dict(label=y, weight=wgts, feature_types=self.types(), enable_categorical=True)
+        told = dict(label=y, weight=wgts, nthread=args.get('nthread'), feature_types=self.types(), enable_categorical=True)
         plain = args.get('tree_method') in ('exact','approx') or args.get('booster')=='gblinear'
         if plain: return xgb.DMatrix(self.seen(x), **told)
         return xgb.QuantileDMatrix(self.seen(x), ref=ref, max_bin=args.get('max_bin', 256), **told)
 
     def _fit(self, x, y, valid, wgts, patience, step):
         args,rounds = self.booster(patience is not None)
+        args.setdefault('nthread', self.threads(len(x)) or 0)
         self.shift = self.shift_of(y)
         self.grow_on(self._matrix(x, y-self.shift, args, wgts), args, rounds, valid, patience, step)
 
