@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 from ..table import Table
+from .columns import floats, kind_of
 from .engine import parts_of_both
 from .explain import column_groups
 from .grow import TreeLearner
@@ -111,8 +112,8 @@ def partial(self:TableLearner,
                                              f"{', '.join(map(str, frame.columns))}")
     if len(frame) > most: frame = frame.iloc[np.linspace(0, len(frame)-1, most).astype(int)]
     col,i_name = frame[column],output_of(self, target)
-    numbers = pd.api.types.is_numeric_dtype(col) and not pd.api.types.is_bool_dtype(col)
-    if numbers: values = np.unique(np.nanquantile(col.to_numpy('float64'), np.linspace(0, 1, n))).tolist()
+    numbers = kind_of(col)=='number' and column not in self.dls.train_ds.cat_names  # between levels there is nothing
+    if numbers: values = np.unique(np.nanquantile(floats(col), np.linspace(0, 1, n))).tolist()
     else: values = _in_order(col.value_counts().index[:n].tolist())
     def given(v): return pd.Series([v]*len(frame), index=frame.index).astype('float64' if numbers else col.dtype)
     asked = pd.concat([frame.assign(**{column: given(v)}) for v in values], ignore_index=True)
@@ -121,7 +122,7 @@ def partial(self:TableLearner,
     def effect(v, p): return Effect(v, float(p.mean()), *map(float, np.quantile(p, (.1,.9))))
     res = Partial(map(effect, values, preds))
     res.curves,res.column,res.what = preds.T,column,i_name[1]
-    res.share = np.nanquantile(col.to_numpy('float64'), np.linspace(0, 1, 11)) if numbers else ()
+    res.share = np.nanquantile(floats(col), np.linspace(0, 1, 11)) if numbers else ()
     return res
 
 # %% ../../nbs/tabular/effects.ipynb #d72c1978
