@@ -49,8 +49,9 @@ class Cat(Booster):
         loss = dict(value='RMSE' if k==1 else 'MultiRMSE', label='MultiLogloss')
         loss['class'] = 'Logloss' if k==2 else 'MultiClass'
         base = dict(loss_function=loss[self.task.kind], random_seed=self.seed, verbose=False, allow_writing_files=False,
-                    thread_count=self.n_jobs or -1)
+                    thread_count=self.n_jobs or -1, allow_const_label=True)
         if self.task.kind=='class' and k > 2: base['classes_count'] = k
+        elif self.task.kind=='class' and self.loss_arg not in args: base['class_names'] = [0,1]  # a fold may lack one
         if patience is not None: base |= dict(od_type='Iter', od_wait=patience, use_best_model=True)
         bounds = {i:v for i,v in enumerate(self._columns(self.bounds_list())) if v}
         if bounds: base['monotone_constraints'] = bounds

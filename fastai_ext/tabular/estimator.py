@@ -51,8 +51,9 @@ class Estimator(Engine):
         if self.task.kind=='value': return np.asarray(self.est.predict(x), dtype='float64').reshape(len(x), -1)
         p = self.est.predict_proba(x)
         if self.task.kind=='label':
-            p = p if isinstance(p, list) else [p]
-            return np.column_stack([q if q.ndim==1 else q[:,-1] for q in p])
+            if not isinstance(p, list) and self.task.n_out > 1: return p
+            p,classes = (p,self.est.classes_) if isinstance(p, list) else ([p],[self.est.classes_])
+            return np.column_stack([_of_label(*o) for o in zip(p, classes, strict=True)])
         res = np.zeros((len(x), self.task.n_out))
         res[:, self.est.classes_.astype(int)] = p
         return res
@@ -80,3 +81,8 @@ class Estimator(Engine):
         self.name = type(self.est).__name__
 
     def __repr__(self): return repr(self.estimator)
+
+def _of_label(p, classes):
+    "The probability of a label; 0 where no training row has it"
+    at = np.flatnonzero(np.asarray(classes)==1)
+    return p[:,at[0]] if len(at) else np.zeros(len(p))

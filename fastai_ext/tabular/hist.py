@@ -48,6 +48,9 @@ class Hist(Engine):
 
     def _fit(self, x, y, valid, wgts, patience, step):
         from threadpoolctl import threadpool_limits
+        if patience is not None:
+            valid = _of_known_classes(valid, y, self.task.kind)
+            patience = patience if len(valid[0]) else None
         more = {} if patience is None else dict(X_val=self.seen(valid[0]), y_val=valid[1])
         with threadpool_limits(self.threads(len(x)), user_api='openmp'):
             self.est = self.make(valid, patience).fit(self.seen(x), y, sample_weight=wgts, **more)
@@ -111,8 +114,8 @@ class Hist(Engine):
     def _of_classes(self, res):
         "`res` with an output for each class of the task; of two classes only the second"
         n = self.task.n_out
-        if n==2: return res
-        if res.shape[2]==1: res = np.concatenate([np.zeros_like(res), res], axis=2)
+        if n==2: return -res if self.labels.tolist()==[1] else res
+        if res.shape[2]==1: res = np.concatenate([np.zeros_like(res), res], axis=2)[:,:,:len(self.labels)]
         out = np.zeros((*res.shape[:2], n))
         out[:,-1] = -np.inf  # a class that no training row has
         out[:,:,self.labels.astype(int)] = res
@@ -128,7 +131,9 @@ class Hist(Engine):
         raw = self.raw(x)
         if self.task.kind=='value': return np.exp(raw) if self.settings().get('loss') in ('poisson','gamma') else raw
         res = np.zeros((len(x), self.task.n_out))
-        res[:, self.labels.astype(int)] = two_classes(1/(1+np.exp(-raw))) if raw.shape[1]==1 else softmax(raw)
+        if len(self.labels)==1: probs = np.ones_like(raw)
+        else: probs = two_classes(1/(1+np.exp(-raw))) if raw.shape[1]==1 else softmax(raw)
+        res[:, self.labels.astype(int)] = probs
         return res
 
     @property
@@ -182,6 +187,12 @@ class Hist(Engine):
         if not sound: raise ValueError(damaged)
 
 # %% ../../nbs/tabular/hist.ipynb #cc6850de
+def _of_known_classes(valid, y, kind):
+    "The rows to stop on, without those of a class that no training row has: a fold may lack a rare one"
+    if kind=='value': return valid
+    known = np.isin(valid[1], y)
+    return valid[0][known],valid[1][known]
+
 def softmax(raw):
     "Probabilities of the classes, rows x classes, from `raw`, their scores"
     e = np.exp(raw-raw.max(1, keepdims=True))
