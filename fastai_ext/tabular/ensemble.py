@@ -10,14 +10,14 @@ import warnings
 import numpy as np
 import pandas as pd
 from fastai.learner import Learner
-from fastai.data.transforms import Normalize
-from fastai.tabular.core import Categorify, Tabular
+from fastai.tabular.core import Tabular
 from fastai.tabular.data import TabularDataLoaders
 from .folds import refitted
 from .grow import TreeLearner
 from .members import EnsembleLearner, EnsembleModel, member_preds
-from .rows import proc, rows_dl
-from .target import class_names, kind_of_target, loss_for, n_outputs, tensors
+from .rows import rows_dl
+from .steps import encoding
+from .target import kind_of_target, loss_for, n_outputs, tensors
 from .weights import choose, given_weights, rules
 
 # %% ../../nbs/tabular/ensemble.ipynb #e2e3869e
@@ -47,6 +47,8 @@ def ensemble(
     kind,nv = kind_of_target(dls.train_ds),len(dls.valid_ds)
     names = list(names or names_of(learners))
     if len(names) != len(learners): raise ValueError(f"ensemble: {len(names)} names for {len(learners)} learners")
+    if len({*names, 'ensemble', 'plain mean'}) < len(names)+2:
+        raise ValueError(f"ensemble: names={names} must differ from each other, and from 'ensemble' and 'plain mean'")
     if not folds: _all_fitted(learners, names)
     how = weights if isinstance(weights, str) else 'given'
     fixed = how not in rules
@@ -100,12 +102,6 @@ def _shared_dls(learners, dls):
     return dls
 
 def _same_encoding(learn, dls):
-    def encoding(dls):
-        to = dls.train_ds
-        catfy,norm = proc(to, Categorify),proc(to, Normalize)
-        classes = {n:list(catfy.classes[n]) for n in to.cat_names}
-        scale = {n: (0.,1.) if norm is None else (float(norm.means[n]), float(norm.stds[n])) for n in to.cont_names}
-        return classes,list(scale.items()),list(class_names(dls) or ())
     if encoding(learn.dls) != encoding(dls):
         raise ValueError("ensemble: a loaded learner encodes its columns otherwise than these data; make the dls as it "
                          "was made for that learner")

@@ -16,24 +16,33 @@ from .engines import engine_from, engines
 from .grow import TreeLearner
 from .model import TreeModel
 from .several import Bag, Several
-from .steps import empty_dls
+from .steps import empty_dls, encoding
 from .target import loss_for
 
 # %% ../../nbs/tabular/store.ipynb #32b68f7e
-@patch
-def state(self:TreeLearner):
-    "(what JSON can hold, arrays by name): the fitted learner without pickle and without a row of its data"
-    self._must_be_fitted('export')
-    self._must_encode()
-    engine = self.model.engine
+def _state(learn, y_tfm):
+    "What `state` gives, with the names `y_tfm`"
+    learn._must_be_fitted('export')
+    learn._must_encode()
+    engine = learn.model.engine
     made,blobs = engine.state()
     what = dict(engine=engine.name if engine.name in engines else 'any', several=isinstance(engine, Several),
                 bag=isinstance(engine, Bag), task=asdict(engine.task), engine_state=made,
                 embed=engine.embed.names if isinstance(engine, Embedded) else None)
     args = {n: getattr(engine, n) for n in ('given','seed','native','monotone','n_jobs')}
-    levels = [list(o) for o in self.model.levels]
-    rows = dict(encoder=asdict(self.encoder), levels=levels, y_tfm=function_names(self.y_tfm))
+    levels = [list(o) for o in learn.model.levels]
+    rows = dict(encoder=asdict(learn.encoder), levels=levels, y_tfm=y_tfm)
     return plain(dict(kind='trees') | what | args | rows), blobs
+
+@patch
+def state(self:TreeLearner):
+    "(what JSON can hold, arrays by name): the fitted learner without pickle and without a row of its data"
+    return _state(self, function_names(self.y_tfm))
+
+def _names(y_tfm):
+    "As `function_names`, also of a user's own functions, which whoever loads must bring"
+    try: return function_names(y_tfm)
+    except ValueError: return [getattr(f, '__name__', type(f).__name__) for f in y_tfm]
 
 def _place(learn, file): return Path(learn.path)/learn.model_dir/f'{file}.trees'
 
@@ -43,18 +52,25 @@ def save(self:TreeLearner,
     **kwargs  # Left out; for callbacks that know of optimizers
 ):
     "Write the fitted trees to `path/model_dir/file.trees`, for `load`; returns the path"
-    return write(_place(self, file), *self.state())
+    return write(_place(self, file), *_state(self, _names(self.y_tfm)))
 
 @patch
 def load(self:TreeLearner,
     file,     # Name, without its ending
     **kwargs  # Left out; for callbacks that know of optimizers
 ):
-    "Take the trees that `save` wrote; raises `ValueError` where they were fitted on other columns"
+    "Take the trees that `save` wrote; raises `ValueError` where they were fitted on other columns, or these coded otherwise"
     meta,blobs = read(_place(self, file))
     engine,encoder = engine_from(meta, blobs),Encoder(**meta['encoder'])
     if engine.task != self.model.engine.task:
         raise ValueError(f"TreeLearner.load: {file} has other columns or another target than these data")
+    if encoding(empty_dls(encoder)) != encoding(self.dls):
+        raise ValueError(f"TreeLearner.load: the trees of {file} know other codes of categories or classes, or other means "
+                         "of numbers, than these data; make the dls from the same training rows, or export() and "
+                         "load_tree_learner")
+    if meta['y_tfm'] != _names(self.y_tfm):
+        raise ValueError(f"TreeLearner.load: {file} was fitted with y_tfm={meta['y_tfm']}, this learner with "
+                         f"{_names(self.y_tfm)}; make it with the same")
     self.model.engine,self.model.levels,self.encoder = engine,meta['levels'],encoder
     return self
 
