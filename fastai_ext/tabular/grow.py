@@ -88,8 +88,8 @@ class TreeLearner(TableLearner):
         cache=None,       # With `rows`, a folder for XGBoost's external memory; None: a temporary one
     ):
         """Fit a new model on the training rows: the same whatever `n_epoch` and `blocks`. The earlier fit is forgotten
-        once this one is done: if it is refused, fails or is interrupted, what was there stays. Raises `ValueError`
-        for data that cannot be learned, naming the columns."""
+        once this one is done: if it is refused, fails or is interrupted, what was there stays; where nothing was, the
+        trees that are whole. Raises `ValueError` for data that cannot be learned, naming the columns."""
         engine = self.model.engine
         self._check_fit(engine, n_epoch, patience)
         x,y,levels,encoder = self.train_arrays()
@@ -106,6 +106,10 @@ class TreeLearner(TableLearner):
         self._take(_Model(engine.fresh(), levels, encoder))
         try:
             with self.added_cbs(cbs): self._with_events(self._do_fit, 'fit', CancelFitException, self._end_cleanup)
+        except BaseException:
+            if kept.engine.est is None and job.whole is not None: self.model.engine = job.whole
+            else: self._take(kept)
+            raise
         finally:
             self._job = None
             if not self.fitted: self._take(kept)
