@@ -9,7 +9,8 @@ __all__ = ['fit_tabular']
 import importlib.util, itertools, warnings
 import numpy as np
 from time import perf_counter
-from .dls import tabular_dls
+from .columns import dates_of
+from .dls import listed, tabular_dls
 from .engines import engines
 from .folds import bagged, bagged_network, fold_positions
 from .members import EnsembleLearner, EnsembleModel
@@ -56,9 +57,12 @@ def fit_tabular(
     if weights not in (*rules, 'mean'):
         raise ValueError(f"fit_tabular: weights={weights!r} is not {', '.join(map(repr, rules))} or 'mean'")
     names = _models(models)
-    if y is None: dls,time = df,_rows_in_order(time)
+    if y is None:
+        if kwargs: raise TypeError(f"fit_tabular: {', '.join(kwargs)} with dls, which are made already; give them to "
+                                   "tabular_dls")
+        dls,time = df,_rows_in_order(time)
     else:
-        if time is not None: df,valid = _in_time(df, time, valid)
+        if time is not None: df,valid,kwargs = _in_time(df, time, valid, kwargs)
         dls = tabular_dls(df, y, valid=valid, seed=seed, **kwargs)
     kind = kind_of_target(dls.train_ds)
     targets = tensors(dls.train_ds, kind=='class')[1][0].numpy()
@@ -107,17 +111,31 @@ def _rows_in_order(time):
         raise ValueError(f"fit_tabular: time={time!r} with dls; sort the rows before, and give time=True")
     return True
 
-def _in_time(df, time, valid):
-    "(`df` in the order of time, the last rows as `valid` where that is a fraction)"
+def _in_time(df, time, valid, kwargs):
+    "(`df` in the order of time, the last rows as `valid` where that is a fraction, `kwargs` with weights in that order)"
     if time is not True:
         if time not in df: raise KeyError(f"fit_tabular: the frame has no column {time!r} to order the rows by")
         if np.ndim(valid) or callable(valid):
             raise ValueError("fit_tabular: time sorts the rows, so positions as valid would mean others; give a "
                              "fraction, or sort the frame and give time=True")
-        df = df.sort_values(time, kind='stable', ignore_index=True)
+        order = _order(df[time], kwargs.get('dates', ()))
+        wgts = kwargs.get('wgts')
+        if np.shape(wgts)==(len(df),): kwargs = kwargs|dict(wgts=np.asarray(wgts)[order])
+        df = df.iloc[order].reset_index(drop=True)
     if np.ndim(valid)==0 and not callable(valid) and valid is not None and 0 < valid < 1:
         valid = range(len(df)-round(valid*len(df)), len(df))
-    return df,valid
+    return df,valid,kwargs
+
+def _order(col, dates):
+    "Positions of the rows, the earliest first"
+    gaps = col.isna()
+    if gaps.any():
+        raise ValueError(f"fit_tabular: {gaps.sum()} of {len(col)} rows have no time {col.name!r}; drop or fill them")
+    if col.name in listed(dates): col = dates_of(col, dates[col.name] if isinstance(dates, dict) else None)
+    elif isinstance(col.iloc[0], str) and not getattr(col.dtype, 'ordered', False):
+        raise ValueError(f"fit_tabular: time={col.name!r} is text, whose order may be another than that of time; give its "
+                         f"format, dates={{{col.name!r}: '%Y-%m-%d'}}")
+    return col.reset_index(drop=True).sort_values(kind='stable').index.to_numpy()
 
 class _Clock:
     """What of `left` seconds the folds of a member have used. The first member must come to an end: each fold has its
