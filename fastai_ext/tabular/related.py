@@ -11,6 +11,7 @@ import pandas as pd
 from fastcore.basics import patch
 from fastai.tabular.data import TabularDataLoaders
 from .learner import TableLearner
+from .rows import rows_dl
 from .target import tensors
 
 # %% ../../nbs/tabular/related.ipynb #35e9759c
@@ -70,7 +71,7 @@ def drift(
     at all). Raises `ValueError` where there are no other rows."""
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.metrics import roc_auc_score
-    rows = dls.valid_ds if other is None else dls.test_dl(other).dataset
+    rows = dls.valid_ds if other is None else rows_dl(dls, other).dataset
     if not len(rows): raise ValueError("drift: there are no rows to compare with; give other=frame")
     x = pd.concat([_table(dls.train_ds), _table(rows)], ignore_index=True)
     later = np.repeat([0,1], [len(dls.train_ds), len(rows)])
