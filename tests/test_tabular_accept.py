@@ -7,14 +7,20 @@ from fastai.data.block import RegressionBlock
 from fastai.metrics import accuracy, rmse
 from fastai.tabular.core import Categorify, FillMissing, Normalize
 from fastai.tabular.data import TabularDataLoaders
+from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.multioutput import MultiOutputClassifier
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.tree import DecisionTreeClassifier
 from fastai_ext.tabular.auto import _tried, fit_tabular
 from fastai_ext.tabular.dls import tabular_dls
 from fastai_ext.tabular.ensemble import ensemble
 from fastai_ext.tabular.engines import engines
 from fastai_ext.tabular.files import load_tree_learner
 from fastai_ext.tabular.folds import fold_positions
+from fastai_ext.tabular.related import drift
 from fastai_ext.tabular.trees import tree_learner
-import fastai_ext.tabular.effects, fastai_ext.tabular.related  # noqa: F401  add `contributions` and `redundant`
+import fastai_ext.tabular.effects, fastai_ext.tabular.related, fastai_ext.tabular.shapley  # noqa: F401  add methods
 
 names = list(engines)
 
@@ -141,6 +147,22 @@ def test_fit_tabular_keeps_later_rows_to_report():
     with pytest.raises(ValueError, match='positions as valid would mean others'):
         fit_tabular(df, 'y', time='day', valid=range(10))
     with pytest.raises(ValueError, match='sort the rows before'): fit_tabular(ens.dls, time='day')
+    with pytest.raises(TypeError, match='fit_tabular: wgts with dls, which are made already'):
+        fit_tabular(ens.dls, wgts=np.ones(len(df)))
+    gone = df.assign(day=pd.to_datetime(df.day, unit='D').where(df.index > 3))
+    with pytest.raises(ValueError, match="4 of .* rows have no time 'day'; drop or fill them"):
+        fit_tabular(gone, 'y', time='day')
+
+def test_time_as_text_goes_by_its_format_and_weights_go_with_their_rows():
+    rng = np.random.RandomState(0)
+    day = pd.Timestamp('2020-01-01')+pd.to_timedelta(rng.permutation(200), 'D')
+    df = pd.DataFrame(dict(day=day.strftime('%d/%m/%Y'), a=rng.randn(200)))
+    df['y'] = np.where(df.a > 0, 5., -5.)+.1*rng.randn(200)
+    def fit(**kwargs): return fit_tabular(df, 'y', models=['rf'], folds=2, time='day', verbose=False, **kwargs)
+    with pytest.raises(ValueError, match="time='day' is text, whose order may be another than that of time"): fit()
+    ens = fit(dates={'day':'%d/%m/%Y'}, wgts=(df.a > 0).to_numpy(float))  # rows of -5 weigh nothing
+    assert set(ens.dls.valid_ds.items.day) == set(df.day[np.argsort(day)[-20:]])
+    assert ens.get_preds(dl=df)[0].min() > 4
 
 @pytest.mark.parametrize('name', ['lgbm','xgb','catboost','network'])
 def test_fit_tabular_cuts_the_first_member_short_and_says_so(name):
@@ -195,12 +217,73 @@ def test_a_trial_on_some_rows_knows_every_class_and_label(name):
         tried = _tried(tree_learner(dls, name), (np.arange(1000), np.arange(1000,1500)), most=40)
         assert tried.model.engine.name == name and not tried.fitted
 
+@pytest.mark.parametrize('name', names)
+def test_a_fold_whose_class_or_label_is_in_no_other_fold(name):
+    "One row, or a stretch of rows, has it; the trees of that fold give it nearly nothing"
+    rng = np.random.RandomState(0)
+    df = pd.DataFrame(dict(a=rng.randn(120), k=rng.choice(list('xyz'), 120)))
+    one,late = np.arange(120)==7,np.arange(120) >= 90
+    for y in (np.where(one, 'z', 'p'), np.where(late, 'z', 'p'), np.where(one, 'z', np.where(late, 'q', 'p'))):
+        ens = fit_tabular(df.assign(y=y), 'y', models=[name], folds=3, valid=0, time=True, verbose=False)
+        assert np.isfinite(ens.get_preds(dl=df)[0].numpy()).all()
+    ens = fit_tabular(df.assign(one=one, up=df.a > 0, all=True), ['one','up','all'], models=[name], folds=3, valid=0,
+                      verbose=False)
+    p = ens.get_preds(dl=df)[0].numpy()
+    assert p.shape == (120,3) and p[:,0].max() < .9 and p[:,2].min() > .9 and p[df.a > .5,1].mean() > .5
+
+@pytest.mark.parametrize('model', [KNeighborsClassifier(), MultiOutputClassifier(DecisionTreeClassifier()),
+                                   OneVsRestClassifier(LogisticRegression())])
+def test_labels_of_an_estimator_are_its_own(model):
+    "Also one that no training row has, whose probability is 0, not 1"
+    df = table().drop(columns=['y','kind']).assign(up=lambda o: o.a > 0, none=False, big=lambda o: o.b > 500)
+    if not isinstance(model, KNeighborsClassifier): df['none'] = df.a > 1  # scikit-learn learns no constant label there
+    tl = tree_learner(tabular_dls(df, ['up','none','big'], valid=range(200,260)), model)
+    with tl.no_bar(), tl.no_logging(): tl.fit()
+    p,y = (o.numpy() for o in tl.get_preds())
+    assert p.shape == y.shape and ((p > .5) == y).mean(0).min() > .75
+
+def test_drift_of_rows_as_text_and_as_categories_is_the_same():
+    df = table()
+    dls = TabularDataLoaders.from_df(df, procs=[Categorify,FillMissing,Normalize], cat_names=['kind'],
+                                     cont_names=['a','b'], y_names='y', y_block=RegressionBlock(),
+                                     valid_idx=range(200,260))
+    later = df[df.kind != 'a'][100:]
+    text,coded = drift(dls, later),drift(dls, later.assign(kind=later.kind.astype('category')))
+    assert text.equals(coded) and text.attrs == coded.attrs
+
 def test_with_time_the_latest_fold_is_the_first():
     ens = fit_tabular(table(), 'y', models=['hist'], folds=3, valid=.2, time=True, verbose=False)
     a,b = fold_positions(np.zeros(208), 3, 'value', time=True)[-1]
     bag = ens.model.members[0].model.engine
     p = error(ens.dls, 'hist', a, b, native=bag.native, **bag.given)[1]
     assert np.array_equal(bag.each[0].predict(ens.model.members[0].train_arrays()[0][b]), p)
+
+@pytest.mark.parametrize('name', ['hist','lgbm','xgb','catboost'])
+def test_contributions_of_the_first_of_two_classes(name):
+    "Its log-odds are the opposite of those of the second"
+    df = table().assign(y=lambda o: np.where(o.y > o.y.median(), 'high', 'low'))
+    tl = tree_learner(tabular_dls(df, 'y', valid=range(200,260)), name, n_estimators=15)
+    with tl.no_bar(), tl.no_logging(): tl.fit()
+    for i in range(200, 206):
+        p = dict(zip(tl.dls.vocab, tl.get_preds(dl=df.iloc[[i]])[0][0].tolist(), strict=True))
+        for c in p:
+            why,e = tl.contributions(df.iloc[i], target=c),tl.shap(df.iloc[[i]], target=c)
+            odds = np.log(p[c]/(1-p[c]))
+            assert np.isclose(why.prediction, odds, atol=1e-3)
+            assert np.isclose(e.values.sum()+e.base_values[0], p[c] if name=='hist' else odds, atol=1e-3)
+
+def test_a_partial_of_whole_numbers_that_are_categories_asks_about_levels_alone():
+    rng = np.random.RandomState(0)
+    df = pd.DataFrame(dict(k=rng.choice([1,2,5,7,12], 200), a=rng.randn(200)))
+    df['y'] = df.k*3.+df.a
+    tl = tree_learner(tabular_dls(df, 'y'), 'rf', n_estimators=5)
+    with tl.no_bar(), tl.no_logging(): tl.fit()
+    for rows in (df[:50], df[:50].astype({'k':'Int64'}), df[:50].assign(k=df.k[:50].astype(object))):
+        with warnings.catch_warnings():
+            warnings.simplefilter('error', UserWarning)
+            assert [e.value for e in tl.partial('k', rows)] == [1,2,5,7,12]
+    as_object = tl.partial('a', df.assign(a=df.a.astype(object)))
+    assert [e.value for e in as_object] == [e.value for e in tl.partial('a', df)]
 
 @pytest.mark.parametrize('name,loss', [('hist', dict(loss='poisson')), ('lgbm', dict(objective='poisson')),
                                        ('xgb', dict(objective='count:poisson')),

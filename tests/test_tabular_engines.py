@@ -318,6 +318,42 @@ def test_a_refused_failed_or_interrupted_fit_leaves_the_model(name):
         with pytest.raises(Exception, match='max_depth'): tl.fit()  # the engine itself refuses
         assert torch.equal(tl.get_preds()[0], before)
 
+def test_a_fit_in_parts_that_fails_on_the_way_leaves_the_model_whole():
+    class Stop(Callback):
+        def after_epoch(self): raise KeyboardInterrupt
+    tl = grown('rf', n_epoch=1)
+    before = tl.get_preds()[0]
+    with tl.no_bar(), tl.no_logging(), pytest.raises(KeyboardInterrupt): tl.fit(4, cbs=Stop())
+    assert torch.equal(tl.get_preds()[0], before) and tl.model.engine.n_rounds == 25
+    new = tree_learner(data(), 'rf', n_estimators=25)
+    with new.no_bar(), new.no_logging(), pytest.raises(KeyboardInterrupt): new.fit(4, cbs=Stop())
+    assert torch.equal(new.get_preds()[0], before)  # nothing was there, and the forest had grown
+
+def test_saved_trees_are_taken_where_their_codes_mean_the_same(tmp_path):
+    df = table()[['kind','a','two']]
+    def make(df=df, **kwargs):
+        dls = tabular_dls(df, 'two', **dict(valid=range(300,400)) | kwargs)
+        return tree_learner(dls, 'rf', path=tmp_path, n_estimators=9)
+    tl = make()
+    with tl.no_bar(), tl.no_logging(): tl.fit()
+    tl.save('m')
+    assert torch.equal(make().load('m').get_preds()[0], tl.get_preds()[0])
+    for other in (make(classes=['yes','no']), make(valid=range(100)), make(df.assign(kind=df.kind.str.upper()))):
+        with pytest.raises(ValueError, match='know other codes of categories or classes, or other means'):
+            other.load('m')
+
+def half(y): return y/2
+def twice(y): return y*2
+
+def test_save_model_takes_trees_of_a_function_of_ones_own(tmp_path):
+    def make(y_tfm): return tree_learner(data(), 'rf', path=tmp_path, n_estimators=9, y_tfm=y_tfm)
+    tl = make((half,twice))
+    with tl.no_bar(), tl.no_logging(): tl.fit(cbs=SaveModelCallback(fname='m'))
+    assert torch.equal(make((half,twice)).load('m').get_preds()[0], tl.get_preds()[0])
+    for other in (None, (np.log,np.exp)):
+        with pytest.raises(ValueError, match=r"m was fitted with y_tfm=\['half', 'twice'\], this learner with"):
+            make(other).load('m')
+
 def test_no_validation_rows_are_no_obstacle_and_are_said():
     df = table().drop(columns=[n for n in every if n != 'value'])
     dls = tabular_dls(df, 'value', valid=0)
