@@ -2636,8 +2636,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'fastai_ext/tabular/effects.py'),
                                             'fastai_ext.tabular.effects._parts': ( 'tabular/effects.html#_parts',
                                                                                    'fastai_ext/tabular/effects.py'),
-                                            'fastai_ext.tabular.effects.of_output': ( 'tabular/effects.html#of_output',
-                                                                                      'fastai_ext/tabular/effects.py'),
                                             'fastai_ext.tabular.effects.output_of': ( 'tabular/effects.html#output_of',
                                                                                       'fastai_ext/tabular/effects.py'),
                                             'fastai_ext.tabular.effects.rows_to_explain': ( 'tabular/effects.html#rows_to_explain',

@@ -112,7 +112,7 @@ def _rows_in_order(time):
     return True
 
 def _in_time(df, time, valid, kwargs):
-    "(`df` in the order of time, the last rows as `valid` where that is a fraction, `kwargs` with weights in that order)"
+    "(`df` in the order of time, the last rows as `valid` where that is a fraction, `kwargs` with weights so ordered)"
     if time is not True:
         if time not in df: raise KeyError(f"fit_tabular: the frame has no column {time!r} to order the rows by")
         if np.ndim(valid) or callable(valid):
@@ -133,8 +133,8 @@ def _order(col, dates):
         raise ValueError(f"fit_tabular: {gaps.sum()} of {len(col)} rows have no time {col.name!r}; drop or fill them")
     if col.name in listed(dates): col = dates_of(col, dates[col.name] if isinstance(dates, dict) else None)
     elif isinstance(col.iloc[0], str) and not getattr(col.dtype, 'ordered', False):
-        raise ValueError(f"fit_tabular: time={col.name!r} is text, whose order may be another than that of time; give its "
-                         f"format, dates={{{col.name!r}: '%Y-%m-%d'}}")
+        raise ValueError(f"fit_tabular: time={col.name!r} is text, whose order may be another than that of time; give "
+                         f"its format, dates={{{col.name!r}: '%Y-%m-%d'}}")
     return col.reset_index(drop=True).sort_values(kind='stable').index.to_numpy()
 
 class _Clock:

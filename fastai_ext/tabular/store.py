@@ -59,14 +59,15 @@ def load(self:TreeLearner,
     file,     # Name, without its ending
     **kwargs  # Left out; for callbacks that know of optimizers
 ):
-    "Take the trees that `save` wrote; raises `ValueError` where they were fitted on other columns, or these coded otherwise"
+    """Take the trees that `save` wrote; raises `ValueError` where they were fitted on other columns, codes, or with
+    another `y_tfm`"""
     meta,blobs = read(_place(self, file))
     engine,encoder = engine_from(meta, blobs),Encoder(**meta['encoder'])
     if engine.task != self.model.engine.task:
         raise ValueError(f"TreeLearner.load: {file} has other columns or another target than these data")
     if encoding(empty_dls(encoder)) != encoding(self.dls):
-        raise ValueError(f"TreeLearner.load: the trees of {file} know other codes of categories or classes, or other means "
-                         "of numbers, than these data; make the dls from the same training rows, or export() and "
+        raise ValueError(f"TreeLearner.load: the trees of {file} know other codes of categories or classes, or other "
+                         "means of numbers, than these data; make the dls from the same training rows, or export() and "
                          "load_tree_learner")
     if meta['y_tfm'] != _names(self.y_tfm):
         raise ValueError(f"TreeLearner.load: {file} was fitted with y_tfm={meta['y_tfm']}, this learner with "
