@@ -23,6 +23,7 @@ from fastai_ext.tabular.engine import Task
 from fastai_ext.tabular.files import load_tree_learner
 from fastai_ext.tabular.hist import Hist
 from fastai_ext.tabular import shapley  # noqa: F401  gives learners `shap`
+from fastai_ext.tabular.related import drift
 from fastai_ext.tabular.rows import rows_dl
 from fastai_ext.tabular.target import tensors
 from fastai_ext.tabular.trees import tree_learner
@@ -626,6 +627,32 @@ def test_rows_that_are_asked_about():
         tl.partial('b', table()[['a','c']])
     with pytest.raises(ValueError, match='partial: n=1 values; give 2 or more'): tl.partial('a', n=1)
     with pytest.raises(ValueError, match=r'contributions: 2 rows; give one'): tl.contributions(table()[:2])
+
+def test_validation_rows_that_are_asked_about_keep_their_gaps():
+    df = table()[['kind','a','b','value']].assign(value=lambda o: o.a+9*o.b.isna())
+    steps = [Categorify,FillMissing,Normalize]
+    raw = TabularPandas(df, steps, ['kind'], ['a','b'], 'value', splits=[list(range(300)),list(range(300,400))])
+    for dls in (tabular_dls(df, 'value', valid=range(300,400)), raw):
+        tl = grown('rf', dls)
+        assert np.allclose([e.prediction for e in tl.partial('a')], [e.prediction for e in tl.partial('a', df[300:])])
+        e = tl.shap()
+        assert np.allclose(e.values.sum(1)+e.base_values, tl.get_preds()[0][:,0], atol=1e-5)
+
+def test_a_loaded_learner_is_asked_with_rows(tmp_path):
+    "It has none of its own; SHAP values against the rows that are explained would be others, of one row all 0"
+    df = table()[['kind','a','b','value']]
+    tl = grown('hist', tabular_dls(df, 'value', valid=range(300,400)))
+    loaded = load_tree_learner(tl.export(tmp_path/'m.trees'))
+    train = df[:300]
+    told = tl.shap(df[300:301], background=train)
+    assert np.allclose(loaded.shap(df[300:301], background=train).values, told.values)
+    assert np.allclose(told.base_values, tl.get_preds(dl=train)[0].mean(), atol=.05) and abs(told.values).max() > 1
+    with pytest.raises(ValueError, match='no training rows to compare with.*background=frame'): loaded.shap(df[300:301])
+    for f in (loaded.redundant, loaded.plot_redundant, lambda: drift(loaded.dls, df)):
+        with pytest.raises(ValueError, match=r'no training rows \(a loaded learner has none\)'): f()
+    forest = load_tree_learner(grown('rf', tl.dls).export(tmp_path/'f.trees'))
+    for f in (loaded.validate, loaded.get_preds, forest.spread):
+        with pytest.raises(ValueError, match='no validation rows .* give dl=frame'): f()
 
 def test_levels_of_two_types_come_as_they_are():
     df = table()[['a','value']].assign(mixed=[1,'x']*200)

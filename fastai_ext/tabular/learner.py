@@ -93,6 +93,11 @@ class TableLearner(Learner):
     def _must_be_fitted(self, what):
         if not self.fitted: raise ValueError(f"{type(self).__name__}.{what}: these trees are not fitted; call fit()")
 
+    def _must_have_rows(self, ds_idx, what):
+        if not len(self.dls[ds_idx].dataset):
+            raise ValueError(f"{type(self).__name__}.{what}: the data hold no {('training','validation')[ds_idx]} rows (a "
+                             "loaded learner has none); give dl=frame")
+
     # --- rows through the model
 
     def _split(self, b): self.xb,self.yb = tuple(b[:2]),tuple(b[2:])
@@ -211,7 +216,9 @@ class TableLearner(Learner):
         targets. Every row of a set counts once, also of the training set, which fastai draws at random. Raises
         `ValueError` before the fit"""
         self._must_be_fitted('validate')
-        if dl is None: dl = self.dls[ds_idx].new(shuffle=False, drop_last=False)
+        if dl is None:
+            self._must_have_rows(ds_idx, 'validate')
+            dl = self.dls[ds_idx].new(shuffle=False, drop_last=False)
         with self._quiet(): return super().validate(ds_idx, self._rows(dl), cbs)
 
     def get_preds(self,
@@ -226,6 +233,7 @@ class TableLearner(Learner):
         `ValueError` before the fit, and `TypeError` for a frame given as `ds_idx`"""
         self._must_be_fitted('get_preds')
         if _is_frame(ds_idx): raise TypeError("get_preds: give new rows by name: get_preds(dl=frame)")
+        if dl is None: self._must_have_rows(ds_idx, 'get_preds')
         if _is_frame(dl) and not with_input and not kwargs and self._unwatched(): return self._preds(dl, with_decoded)
         dl = self.as_dl(dl) if with_input else self._rows(dl)
         kwargs |= dict(with_input=with_input, with_decoded=with_decoded)

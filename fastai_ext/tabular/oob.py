@@ -62,6 +62,7 @@ def spread(self:TreeLearner,
     """How far the trees of a forest disagree, a measure of confidence: a frame with the prediction (of classes, the
     probability of the likeliest) and the standard deviation over the trees, a row each"""
     forest = _forest(self, 'spread')
+    if dl is None: self._must_have_rows(ds_idx, 'spread')
     xb,_,index = self.rows_of(ds_idx, dl)
     x = self.model.x(*xb) if len(xb) > 1 else xb[0].numpy()
     parts = np.array_split(x, max(1, len(x)//5000))

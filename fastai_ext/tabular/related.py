@@ -20,6 +20,11 @@ def _table(to):
     (codes,numbers),_ = tensors(to, False)
     return pd.DataFrame(np.hstack([codes.numpy(), numbers.numpy()]), columns=[*to.cat_names, *to.cont_names])
 
+def _training(dls, who):
+    "The training rows; raises `ValueError` where there are none"
+    if len(dls.train_ds): return dls.train_ds
+    raise ValueError(f"{who}: there are no training rows (a loaded learner has none); ask with those of the data")
+
 def _linkage(corr):
     from scipy.cluster import hierarchy
     from scipy.spatial.distance import squareform
@@ -56,7 +61,7 @@ def plot_redundant(self:TableLearner,
     return ax
 
 def _correlation(dls):
-    table = _table(dls.train_ds)
+    table = _table(_training(dls, 'redundant'))
     table = table.loc[:, table.nunique() > 1]
     return table.corr('spearman').abs()
 
@@ -73,7 +78,7 @@ def drift(
     from sklearn.metrics import roc_auc_score
     rows = dls.valid_ds if other is None else rows_dl(dls, other).dataset
     if not len(rows): raise ValueError("drift: there are no rows to compare with; give other=frame")
-    x = pd.concat([_table(dls.train_ds), _table(rows)], ignore_index=True)
+    x = pd.concat([_table(_training(dls, 'drift')), _table(rows)], ignore_index=True)
     later = np.repeat([0,1], [len(dls.train_ds), len(rows)])
     forest = RandomForestClassifier(100, min_samples_leaf=25, oob_score=True, n_jobs=-1, random_state=seed,
                                     class_weight='balanced').fit(x, later)

@@ -23,14 +23,15 @@ def shap(self:TableLearner,
     rows=None,         # A frame of rows to explain; None: the validation rows
     target=None,       # Name of a class or target; None: the second of two classes, else the first
     most:int=200,      # Rows at most, evenly chosen, >= 1
-    background:int=50, # Training rows that stand for what a column else may hold, where the model is asked, >= 1
+    background=50,     # What a column else may hold, where the model is asked: so many training rows, or a frame
     seed:int=0,        # Seed of the choice of those rows and of the permutations
 ):                     # A `shap.Explanation`: values, base values and data, for `shap.plots`
     """SHAP values of predictions, by column of the table. For boosted trees those of the library, for classes in
     log-odds; for forests `shap.TreeExplainer`; for all else, such as ensembles, `shap.PermutationExplainer` on the
     predictions, which asks the model many times. What was made of a column counts as that column. Lundberg and Lee,
     *A Unified Approach to Interpreting Model Predictions*, 2017. Raises `ImportError` with the line to install, and
-    `ValueError` where the values do not sum to the predictions."""
+    `ValueError` where the values do not sum to the predictions, or a model that is asked was loaded, without rows, and
+    `background` is no frame."""
     package = needs('shap', 'shap', 'explains predictions')
     self._must_be_fitted('shap')
     frame = rows_to_explain(self, rows, 'shap')
@@ -64,14 +65,21 @@ def _values(learn, package, x, i, background, seed):
     def asked(a):
         out = learn.loss_func.activation(learn.model(*learn.as_inputs(a.astype('float32'))))
         return out.numpy().reshape(len(a), -1)[:,i]
-    (codes,numbers),_ = tensors(learn.dls.train_ds if len(learn.dls.train_ds) else learn.dls.valid_ds, False)
-    known = np.hstack([codes.numpy(), numbers.numpy()]).astype('float32')
-    if not len(known): known = x
-    known = known[np.sort(np.random.RandomState(seed).permutation(len(known))[:background])]
+    known = learn.encode(background)[0] if isinstance(background, pd.DataFrame) else _known(learn, background, seed)
     masker = package.maskers.Independent(known, max_samples=len(known))
     explainer = package.PermutationExplainer(asked, masker, seed=seed)
     found = explainer(x, max_evals=4*(2*x.shape[1]+1), silent=True)
     return found.values, found.base_values, asked(x), lambda what: what
+
+def _known(learn, n, seed):
+    "`n` of the training rows"
+    to = learn.dls.train_ds
+    if not len(to):
+        raise ValueError("shap: there are no training rows to compare with (a loaded learner has none); give "
+                         "background=frame, such as 50 of them")
+    (codes,numbers),_ = tensors(to, False)
+    known = np.hstack([codes.numpy(), numbers.numpy()]).astype('float32')
+    return known[np.sort(np.random.RandomState(seed).permutation(len(known))[:n])]
 
 def _of_trees(learn, package, x, i):
     "As `_values`, of trees that can be asked; None where they cannot"
