@@ -55,6 +55,7 @@ class Cat(Booster):
         if patience is not None: base |= dict(od_type='Iter', od_wait=patience, use_best_model=True)
         bounds = {i:v for i,v in enumerate(self._columns(self.bounds_list())) if v}
         if bounds: base['monotone_constraints'] = bounds
+        if bounds and self.n_native: base['max_ctr_complexity'] = 1  # joined with numbers, categories escape the bounds
         if 'subsample' in args: base['bootstrap_type'] = 'Bernoulli'
         return CatBoost(base | args)
 
