@@ -1,5 +1,5 @@
 "Every engine behind a Learner: against its library used by hand, and against what a user may do to it"
-import copy, json, os, re, subprocess, sys, warnings, zipfile
+import copy, itertools, json, os, re, subprocess, sys, warnings, zipfile
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from fastai_ext.tabular.embed import embed_features
 from fastai_ext.tabular.engine import Task
 from fastai_ext.tabular.files import load_tree_learner
 from fastai_ext.tabular.hist import Hist
-from fastai_ext.tabular import shapley  # noqa: F401  gives learners `shap`
+from fastai_ext.tabular import drop, shapley  # noqa: F401  give learners `drop_search` and `shap`
 from fastai_ext.tabular.related import drift
 from fastai_ext.tabular.rows import rows_dl
 from fastai_ext.tabular.target import tensors
@@ -150,6 +150,18 @@ def test_a_column_may_be_held_monotone(name):
     assert (np.diff(tl.get_preds(dl=rows)[0].ravel()) >= -1e-6).all()
     with pytest.raises(ValueError, match="'size'.*not among the continuous"):
         tree_learner(data(), name, monotone=dict(size=1))
+
+@pytest.mark.parametrize('name', names)
+def test_a_column_is_held_monotone_for_each_level(name):
+    "Against what the rows say; CatBoost joins categories with numbers, whose means would rise"
+    rng = np.random.RandomState(0)
+    df = pd.DataFrame(dict(x=rng.randn(240), k=rng.choice(list('abc'), 240), j=rng.choice(list('pqrst'), 240)))
+    how = {} if name=='dt' else dict(n_estimators=200)
+    tl = tree_learner(tabular_dls(df.assign(y=3*df.x+.2*rng.randn(240)), 'y'), name, monotone=dict(x=-1), **how)
+    with tl.no_bar(), tl.no_logging(): tl.fit(patience=None)
+    for k,j in itertools.product('abc', 'pqrst'):
+        p = tl.get_preds(dl=pd.DataFrame(dict(x=np.linspace(-3, 3, 50), k=k, j=j)))[0].ravel()
+        assert (np.diff(p) <= 1e-6).all()
 
 @pytest.mark.parametrize('name', names)
 def test_weights_count(name):
@@ -653,6 +665,8 @@ def test_a_loaded_learner_is_asked_with_rows(tmp_path):
     forest = load_tree_learner(grown('rf', tl.dls).export(tmp_path/'f.trees'))
     for f in (loaded.validate, loaded.get_preds, forest.spread):
         with pytest.raises(ValueError, match='no validation rows .* give dl=frame'): f()
+    with pytest.raises(ValueError, match=r"validate: the rows lack the targets \['value'\]"):
+        loaded.validate(dl=df.drop(columns='value'))
 
 def test_levels_of_two_types_come_as_they_are():
     df = table()[['a','value']].assign(mixed=[1,'x']*200)
@@ -677,6 +691,14 @@ def test_an_estimator_of_ones_own_says_what_it_cannot():
         tl.contributions(table().iloc[0])
     with pytest.raises(NotImplementedError, match="'Ridge' does not grow in rounds"): tl.model.engine.first(2)
     assert tl.model.engine.n_rounds == 1
+
+def test_one_function_of_the_target_is_no_pair():
+    with pytest.raises(ValueError, match='y_tfm is a pair'): tree_learner(data(), 'rf', y_tfm=np.log)
+
+def test_a_search_that_leaves_one_column_counts_it():
+    df = table()[['a','c','value']]
+    search = grown('rf', tabular_dls(df.assign(value=df.a), 'value', valid=range(300,400))).drop_search()
+    assert search.kept == ['a'] and search.title.startswith('1 of 2 columns kept')
 
 def test_constraints_that_make_no_sense():
     with pytest.raises(ValueError, match='monotone constraints are for numbers or two classes'):

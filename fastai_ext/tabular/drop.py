@@ -35,7 +35,8 @@ class DropSearch(Table):
     @property
     def title(self):
         last = next((d.loss for d in reversed(self) if d.dropped), self.base)
-        return f'{len(self.kept)} of {len(self)} columns kept: loss {last:.4g}, with all columns {self.base:.4g}'
+        n = len(self.kept)
+        return f'{n} of {n+len(self.dropped)} columns kept: loss {last:.4g}, with all columns {self.base:.4g}'
 
     def plot(self,
         ax=None, # Matplotlib axes; None: a new figure

@@ -95,8 +95,8 @@ class TableLearner(Learner):
 
     def _must_have_rows(self, ds_idx, what):
         if not len(self.dls[ds_idx].dataset):
-            raise ValueError(f"{type(self).__name__}.{what}: the data hold no {('training','validation')[ds_idx]} rows (a "
-                             "loaded learner has none); give dl=frame")
+            raise ValueError(f"{type(self).__name__}.{what}: the data hold no {('training','validation')[ds_idx]} rows "
+                             "(a loaded learner has none); give dl=frame")
 
     # --- rows through the model
 
@@ -219,7 +219,11 @@ class TableLearner(Learner):
         if dl is None:
             self._must_have_rows(ds_idx, 'validate')
             dl = self.dls[ds_idx].new(shuffle=False, drop_last=False)
-        with self._quiet(): return super().validate(ds_idx, self._rows(dl), cbs)
+        dl = self._rows(dl)
+        if isinstance(dl, _Rows) and not dl.batch[1]:
+            raise ValueError(f"{type(self).__name__}.validate: the rows lack the targets "
+                             f"{list(self.dls.train_ds.y_names)}")
+        with self._quiet(): return super().validate(ds_idx, dl, cbs)
 
     def get_preds(self,
         ds_idx=1,           # Number of the set in `dls`: 0 training, 1 validation

@@ -45,7 +45,7 @@ def tree_learner(
     if not len(to.cat_names)+len(to.cont_names):
         raise ValueError("tree_learner: the data have no columns to learn from; give cat_names or cont_names")
     task = task_of(dls)
-    if y_tfm is not None and (task.kind != 'value' or len(y_tfm) != 2):
+    if y_tfm is not None and (task.kind != 'value' or callable(y_tfm) or len(y_tfm) != 2):
         raise ValueError("tree_learner: y_tfm is a pair (function, inverse) for a continuous target")
     def make(task): return engine_of(model, task, seed, native, monotone, n_jobs, kwargs)
     engine = make(task) if embed is None else Embedded.of(make, task, fitting(embed, task))
