@@ -160,6 +160,8 @@ def test_time_as_text_goes_by_its_format_and_weights_go_with_their_rows():
     df['y'] = np.where(df.a > 0, 5., -5.)+.1*rng.randn(200)
     def fit(**kwargs): return fit_tabular(df, 'y', models=['rf'], folds=2, time='day', verbose=False, **kwargs)
     with pytest.raises(ValueError, match="time='day' is text, whose order may be another than that of time"): fit()
+    iso = fit_tabular(df.assign(day=day.strftime('%Y-%m-%d')), 'y', models=['dt'], folds=2, time='day', verbose=False)
+    assert iso.dls.valid_ds.items.index.tolist() == list(range(180, 200))
     ens = fit(dates={'day':'%d/%m/%Y'}, wgts=(df.a > 0).to_numpy(float))  # rows of -5 weigh nothing
     assert set(ens.dls.valid_ds.items.day) == set(df.day[np.argsort(day)[-20:]])
     assert ens.get_preds(dl=df)[0].min() > 4

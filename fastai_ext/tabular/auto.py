@@ -126,13 +126,15 @@ def _in_time(df, time, valid, kwargs):
         valid = range(len(df)-round(valid*len(df)), len(df))
     return df,valid,kwargs
 
+def _in_iso(col): return col.astype(str).str.match(r'\d{4}-\d\d-\d\d').all()  # whose order as text is that of time
+
 def _order(col, dates):
     "Positions of the rows, the earliest first"
     gaps = col.isna()
     if gaps.any():
         raise ValueError(f"fit_tabular: {gaps.sum()} of {len(col)} rows have no time {col.name!r}; drop or fill them")
     if col.name in listed(dates): col = dates_of(col, dates[col.name] if isinstance(dates, dict) else None)
-    elif isinstance(col.iloc[0], str) and not getattr(col.dtype, 'ordered', False):
+    elif isinstance(col.iloc[0], str) and not (getattr(col.dtype, 'ordered', False) or _in_iso(col)):
         raise ValueError(f"fit_tabular: time={col.name!r} is text, whose order may be another than that of time; give "
                          f"its format, dates={{{col.name!r}: '%Y-%m-%d'}}")
     return col.reset_index(drop=True).sort_values(kind='stable').index.to_numpy()

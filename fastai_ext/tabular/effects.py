@@ -68,8 +68,9 @@ def rows_to_explain(
     if not len(to): raise ValueError(f"{who}: there are no validation rows; give rows=frame")
     frame = to.new(to.all_cols.copy()).decode().items  # `decode` writes into the table that it is called on
     fill,tidy = proc(to, FillMissing),proc(to, Tidy)
-    for n in fill.na_dict if fill is not None and fill.add_col else ():  # what was missing is missing again
+    for n in fill.na_dict if fill is not None and fill.add_col else ():  # what was missing is so again
         frame[n] = frame[n].mask(frame.pop(f'{n}_na').astype(str)=='True')
+    for n in set(to.cat_names) & {*frame}: frame[n] = frame[n].mask(frame[n].astype(str)=='#na#')
     for n in tidy.dates if tidy is not None else ():  # of a date its parts are left; one of them tells it whole
         elapsed = re.sub('[Dd]ate$', '', n)+'Elapsed'
         if elapsed not in frame:

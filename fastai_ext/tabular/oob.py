@@ -20,7 +20,7 @@ def _forest(learn, what):
     engine = learn.model.engine
     if engine.name not in ('rf','extra') or not hasattr(engine, 'trees'):
         raise NotImplementedError(f"TreeLearner.{what}: '{engine.name}' has no independent trees; 'rf' and 'extra' "
-                                  "have")
+                                  "have, where they are no bag and see no embeddings")
     return engine
 
 # %% ../../nbs/tabular/oob.ipynb #3ac39a9d
