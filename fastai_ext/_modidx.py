@@ -2928,6 +2928,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'fastai_ext/tabular/grow.py'),
                                          'fastai_ext.tabular.grow.TreeLearner._do_epoch_train': ( 'tabular/grow.html#treelearner._do_epoch_train',
                                                                                                   'fastai_ext/tabular/grow.py'),
+                                         'fastai_ext.tabular.grow.TreeLearner._engine_on': ( 'tabular/grow.html#treelearner._engine_on',
+                                                                                             'fastai_ext/tabular/grow.py'),
                                          'fastai_ext.tabular.grow.TreeLearner._engine_y': ( 'tabular/grow.html#treelearner._engine_y',
                                                                                             'fastai_ext/tabular/grow.py'),
                                          'fastai_ext.tabular.grow.TreeLearner._grow': ( 'tabular/grow.html#treelearner._grow',

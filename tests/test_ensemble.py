@@ -44,6 +44,10 @@ def test_the_mean_of_what_the_members_predict(members):
     assert torch.equal(ens.get_preds(dl=diabetes()[300:])[0], preds)
     assert torch.allclose(ens.predict(diabetes().iloc[305])[2], preds[5], atol=1e-4)
 
+def test_what_is_no_learner(members):
+    for odd in (list(members), 'rf'):
+        with pytest.raises(TypeError, match='is no learner; give fitted ones'): ensemble(odd, members[0])
+
 @pytest.mark.parametrize('names', [['a','a','b'], ['a','b','ensemble'], ['plain mean','a','b']])
 def test_names_that_a_table_would_mix_up(members, names):
     with pytest.raises(ValueError, match='must differ from each other'): ensemble(*members, names=names, weights='mean')

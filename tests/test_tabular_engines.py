@@ -671,6 +671,38 @@ def test_a_loaded_learner_is_asked_with_rows(tmp_path):
     with pytest.raises(ValueError, match=r"validate: the rows lack the targets \['value'\]"):
         loaded.validate(dl=df.drop(columns='value'))
 
+def test_a_partial_of_what_the_model_does_not_see_is_no_flat_line():
+    df = table()[['a','c','kind','value']].assign(one=1.)
+    df['sold'] = pd.date_range('2020-01-01', periods=len(df))
+    tl = grown('dt', tabular_dls(df, 'value', valid=range(300,400)))
+    for n in ('value','one','more'):
+        with pytest.raises(ValueError, match=f"the model does not see '{n}', it sees kind, sold, a, c"):
+            tl.partial(n, df.assign(more=1))
+    with pytest.raises(ValueError, match="the model does not see 'soldDay'"): tl.partial('soldDay')
+    for f in (lambda o: tl.partial('a', o), tl.shap):
+        with pytest.raises(ValueError, match='there are no rows; give a frame of one or more'): f(df[:0])
+    assert tl.partial('a', df.iloc[0])[0].value == df.a[0]
+
+@pytest.mark.parametrize('name', [*names, Ridge()])
+def test_a_clone_on_other_data_is_a_learner_of_those(name):
+    "With more levels, more classes and another column"
+    rng = np.random.RandomState(0)
+    few,many = (pd.DataFrame(dict(a=rng.randn(300), k=rng.choice(list(o), 300))) for o in ('abc','abcdefghijk'))
+    few['y'],many['y'] = few.a,many.a+many.k.map(ord)
+    small_,large = tabular_dls(few, 'y'),tabular_dls(many.assign(more=rng.randn(300)), 'y')
+    again,new = grown(name, small_).clone(large),grown(name, large)
+    with again.no_bar(), again.no_logging(): again.fit(patience=10)
+    assert torch.equal(again.get_preds()[0], new.get_preds()[0])
+    classes = tabular_dls(many.assign(y=many.k.isin(list('ab'))), 'y')
+    with pytest.raises(ValueError, match='the target of these data is a class, that of this learner a value'):
+        new.clone(classes)
+    if isinstance(name, str):
+        with pytest.raises(ValueError, match="these data have no 'more', which this learner holds monotone"):
+            tree_learner(large, name, monotone=dict(more=1)).clone(small_)
+        two = grown(name, classes).clone(tabular_dls(many.assign(y=many.k.where(many.k < 'c', 'z')), 'y'))
+        with two.no_bar(), two.no_logging(): two.fit(patience=10)
+        assert two.get_preds()[0].shape[1] == 3
+
 def test_levels_of_two_types_come_as_they_are():
     df = table()[['a','value']].assign(mixed=[1,'x']*200)
     tl = grown('dt', tabular_dls(df, 'value', valid=range(300,400)))

@@ -19,7 +19,7 @@ from .engine import parts_of_both
 from .explain import column_groups
 from .grow import TreeLearner
 from .learner import TableLearner
-from .rows import proc
+from .rows import frame_of, proc
 from .tidy import Tidy
 
 # %% ../../nbs/tabular/effects.ipynb #852b10b9
@@ -63,7 +63,10 @@ def rows_to_explain(
 ):
     """The raw rows to ask about: those given, or the validation rows decoded. Raises `ValueError` where there are none,
     or their dates cannot be made again"""
-    if rows is not None: return rows.copy()
+    if rows is not None:
+        frame = frame_of(rows)
+        if not len(frame): raise ValueError(f"{who}: there are no rows; give a frame of one or more")
+        return frame
     to = learn.dls.valid_ds
     if not len(to): raise ValueError(f"{who}: there are no validation rows; give rows=frame")
     frame = to.new(to.all_cols.copy()).decode().items  # `decode` writes into the table that it is called on
@@ -114,6 +117,8 @@ def partial(self:TableLearner,
     frame = rows_to_explain(self, rows, 'partial')
     if column not in frame: raise ValueError(f"partial: there is no column {column!r}; the rows have "
                                              f"{', '.join(map(str, frame.columns))}")
+    known = column_groups(self.dls.train_ds)
+    if column not in known: raise ValueError(f"partial: the model does not see {column!r}, it sees {', '.join(known)}")
     if len(frame) > most: frame = frame.iloc[np.linspace(0, len(frame)-1, most).astype(int)]
     col,i_name = frame[column],output_of(self, target)
     numbers = kind_of(col)=='number' and column not in self.dls.train_ds.cat_names  # between levels there is nothing

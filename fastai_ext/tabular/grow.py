@@ -12,14 +12,15 @@ import torch
 from dataclasses import dataclass
 from fastai.callback.core import CancelBatchException, CancelFitException, CancelTrainException
 from fastai.tabular.core import Categorify
+from .columns import some
 from .engines import engines
 from .far import Far
 from .learner import TableLearner, Text
 from .model import TreeModel, check_x
 from .rows import proc, rows_dl
 from .several import fit_engine
-from .steps import encoder_of
-from .target import class_names, tensors
+from .steps import encoder_of, encoding
+from .target import class_names, task_of, tensors
 
 # %% ../../nbs/tabular/grow.ipynb #911012c5
 @dataclass
@@ -226,14 +227,31 @@ class TreeLearner(TableLearner):
     # --- what only trees can
 
     def clone(self,
-        dls=None, # Other data of the same columns; these by default
+        dls=None, # Other data; these by default
         seed=None,# Another seed
     ):
-        "An unfitted learner with the same settings"
-        engine,metrics = self.model.engine.fresh(seed),[copy.deepcopy(m) for m in self.metrics]
+        """An unfitted learner with the same settings. Raises `ValueError` for another kind of target, and where a
+        monotone column is lost"""
+        engine,metrics = self._engine_on(dls, seed),[copy.deepcopy(m) for m in self.metrics]
         model = TreeModel(engine, inverse=self.model.inverse)
         return type(self)(self.dls if dls is None else dls, model, self.y_tfm, engine.seed, loss_func=self.loss_func,
                           metrics=metrics, path=self.path)
+
+    def _engine_on(self, dls, seed):
+        "An unfitted engine of the same settings for `dls`"
+        engine = self.model.engine
+        if dls is None or dls is self.dls: return engine.fresh(seed)
+        task = task_of(dls)
+        if task.kind != engine.task.kind:
+            raise ValueError(f"TreeLearner.clone: the target of these data is a {task.kind}, that of this learner a "
+                             f"{engine.task.kind}; make tree_learner(dls)")
+        lost = [n for n in engine.monotone if n not in task.columns]
+        if lost:
+            raise ValueError(f"TreeLearner.clone: these data have no {some(lost)}, which this learner holds monotone")
+        if hasattr(engine, 'embed') and encoding(dls) != encoding(self.dls):
+            raise ValueError("TreeLearner.clone: these data encode their columns otherwise than those of the network "
+                             "whose embeddings the trees see; make a network on them")
+        return engine.on(task, seed)
 
     def summary(self):
         "What grows, on which columns, and how many rounds were kept"
