@@ -18,6 +18,7 @@ from fastai_ext.tabular.dls import tabular_dls
 from fastai_ext.tabular.tidy import Tidy, check_classes
 from fastai_ext.tabular.files import load_tree_learner
 from fastai_ext.tabular.trees import tree_learner
+from fastai_ext.tabular import effects  # noqa: F401  gives learners `partial`
 
 def table(n=200, seed=0):
     rng = np.random.RandomState(seed)
@@ -76,6 +77,31 @@ def test_06_dates_in_any_unit_zone_or_text(unit):
         tl = trees(dls)
         assert (tl.get_preds(dl=df.assign(day=col).loc[dls.valid_ds.items.index])[0] == tl.get_preds()[0]).all()
     assert (tl.predict(df.assign(day=col).iloc[3])[2] == tl.get_preds(dl=df.assign(day=col)[3:4])[0][0]).all()
+
+@pytest.mark.parametrize('zone', [None,'Asia/Tokyo'])
+def test_06_dates_of_new_rows_have_a_zone_where_training_had_one(zone, tmp_path):
+    "Also text, and a learner from a file; the validation rows that are explained are as they were"
+    df = table().assign(day=lambda o: (o.day+pd.to_timedelta(np.arange(200)%24, 'h')).dt.tz_localize(zone))
+    tl = trees(quiet(tabular_dls, df, 'y'))
+    other = df.assign(day=df.day.dt.tz_localize(None) if zone else df.day.dt.tz_localize('Asia/Tokyo'))
+    text,p = df.assign(day=df.day.astype(str)),tl.get_preds(dl=df)[0]
+    loaded = load_tree_learner(tl.export(tmp_path/'m.trees'))
+    for learn in (tl,loaded):
+        for same in (df, text): assert (learn.get_preds(dl=same)[0] == p).all()
+        for f,rows in ((learn.encode,other), (learn.test_dl,other), (learn.predict,other.iloc[3])):
+            with pytest.raises(ValueError, match="dates of column 'day' had .* in training.*col.dt.tz_localize"): f(rows)
+        assert np.isfinite(quiet(learn.get_preds, dl=df.assign(day=pd.NaT))[0].numpy()).all()
+    assert all((e.value.tz is None) == (zone is None) for e in tl.partial('day', n=3))
+
+def test_06_numbers_are_no_dates_without_a_format():
+    df = table().assign(whole=lambda o: o.day.dt.strftime('%Y%m%d').astype(int))
+    with pytest.raises(ValueError, match="column 'whole' holds numbers.*give their format, dates={'whole': '%Y%m%d'}"):
+        quiet(tabular_dls, df, 'y', dates='whole')
+    want = quiet(tabular_dls, df, 'y').train_ds.items.dayElapsed
+    assert (quiet(tabular_dls, df, 'y', dates={'whole':'%Y%m%d'}).train_ds.items.wholeElapsed == want).all()
+    tl = trees(quiet(tabular_dls, df.drop(columns='whole'), 'y'))
+    with pytest.raises(ValueError, match="column 'day' holds numbers"):  # seconds since 1970, which pandas takes for ns
+        tl.get_preds(dl=df.assign(day=df.day.astype('datetime64[s]').astype('int64')))
 
 def test_07_targets_keep_their_digits():
     df = table().assign(y=np.arange(200)+123456789.)

@@ -12,7 +12,8 @@ import pandas as pd
 from pandas.api import types as kinds
 from fastai.data.block import CategoryBlock, MultiCategoryBlock, RegressionBlock
 from fastai.tabular.data import TabularDataLoaders
-from .columns import date_parts, dates_of, floats, kind_of, levels_of, numbers, parts_are_levels, some
+from .columns import (date_parts, dates_of, floats, has_zone, kind_of, levels_of, numbers, parts_are_levels,
+                                        some)
 from .ready import ready_dls
 from .tidy import Tidy
 
@@ -47,11 +48,12 @@ def tabular_dls(
     if weights is not None and not weights[train].any():
         raise ValueError("tabular_dls: every training row has the weight 0; split the rows otherwise, or weigh them")
     df,kind,classes = _with_target(df, ys, task, classes, train)
-    dates = {n: (fmt, bool(_has_time(df[n], fmt))) for n,fmt in _all_dates(df, dates, ys, skip, cats, conts).items()}
+    dates = _all_dates(df, dates, ys, skip, cats, conts)
+    dates = {n: (fmt, bool(_has_time(df[n], fmt)), has_zone(df[n], fmt)) for n,fmt in dates.items()}
     cats,conts = _split_columns(df, ys, cats, conts, {*dates, *skip})
     own,parts,double = {*cats, *conts, *dates, *ys},{},[]
     for n in dates:
-        made = _date_columns(df[n], *dates[n], cats, conts, train)
+        made = _date_columns(df[n], dates[n], cats, conts, train)
         double += [o for o in made if o in own or o in parts]
         parts |= made
     if double: raise ValueError(f"tabular_dls: the columns {some(double)} have the names of parts of dates; rename "
@@ -231,9 +233,9 @@ def _split_columns(df, ys, cats, conts, skip):
 
 def _few_values(col): return all(o.nunique() <= 20 for o in (col.iloc[:1000], col))  # mostly the first rows will do
 
-def _date_columns(col, fmt, time, cats, conts, train):
+def _date_columns(col, how, cats, conts, train):
     "The parts of a date, by name; adds to `cats` and `conts` those that say something"
-    parts = date_parts(col, fmt, time)
+    parts = date_parts(col, *how)
     prefix = next(iter(parts)).removesuffix('Year')
     for n in parts:
         if parts[n].iloc[train].nunique(dropna=False) < 2: continue

@@ -74,11 +74,12 @@ def rows_to_explain(
     for n in fill.na_dict if fill is not None and fill.add_col else ():  # what was missing is so again
         frame[n] = frame[n].mask(frame.pop(f'{n}_na').astype(str)=='True')
     for n in set(to.cat_names) & {*frame}: frame[n] = frame[n].mask(frame[n].astype(str)=='#na#')
-    for n in tidy.dates if tidy is not None else ():  # of a date its parts are left; one of them tells it whole
+    dates = {} if tidy is None else tidy.dates  # of a date its parts are left; one of them tells it whole
+    for n,(_,_,*zoned) in dates.items():
         elapsed = re.sub('[Dd]ate$', '', n)+'Elapsed'
         if elapsed not in frame:
             raise ValueError(f"{who}: the date '{n}' cannot be made again of its parts; give rows=frame")
-        frame[n] = pd.to_datetime(frame[elapsed].round(), unit='s')
+        frame[n] = pd.to_datetime(frame[elapsed].round(), unit='s', utc=any(zoned))
     return frame.drop(columns=[c for c in to.y_names if c in frame])
 
 def _in_order(values):

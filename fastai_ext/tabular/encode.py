@@ -20,7 +20,7 @@ class Encoder:
     cats:list    # dicts: name, levels and codes that training rows have; or `of`, the number whose gaps it marks
     conts:list   # dicts: name, dtype, median, fill (None: gaps stay), warn, mean and std (None: not normalized), single
     sizes:list   # the number of codes of each category, `#na#` included
-    dates:dict = field(default_factory=dict)  # date column -> (format, with the time of day?)
+    dates:dict = field(default_factory=dict)  # date column -> (format, with the time of day?, with a time zone?)
     y_names:list = field(default_factory=list)
     kind:str = 'value'       # 'class', 'value' or 'label'
     vocab:list = None        # names of the classes or labels

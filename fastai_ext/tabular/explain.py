@@ -30,7 +30,7 @@ def column_groups(
     fill,tidy = proc(to, FillMissing),proc(to, Tidy)
     marks = {f'{n}_na':n for n in fill.na_dict} if fill is not None and fill.add_col else {}
     whole = {}  # part of a date -> the date
-    for n,(_,time) in (tidy.dates if tidy is not None else {}).items():
+    for n,(_,time,*_) in (tidy.dates if tidy is not None else {}).items():
         parts = date_parts(pd.Series(pd.to_datetime(['2020-01-01']), name=n), None, time)
         whole |= {o:n for o in parts if o in tidy.made}
     res = {}

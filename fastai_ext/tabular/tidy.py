@@ -21,7 +21,7 @@ class Tidy(TabularProc):
     `tabular_dls` puts it first"""
     order = -10  # before FillMissing (0) and Categorify (1), which then see plain columns
     def __init__(self,
-        dates:dict=None,   # Date column -> (format or None, with the time of day?)
+        dates:dict=None,   # Date column -> (format or None, with the time of day?, with a time zone?)
         classes:list=None, # Names of the classes of the target, in their order; None: the target is no class
     ):
         self.dates,self.target_classes,self.fresh = dates or {},classes,True
@@ -59,7 +59,7 @@ class Tidy(TabularProc):
     ):
         "The parts of its dates, name -> column"
         res = {}
-        for n,(fmt,time) in self.dates.items(): res |= dict(date_parts(items[n], fmt, time).items())
+        for n,how in self.dates.items(): res |= dict(date_parts(items[n], *how).items())
         return res
 
     def raw(self,
