@@ -89,7 +89,7 @@ def test_06_dates_of_new_rows_have_a_zone_where_training_had_one(zone, tmp_path)
     for learn in (tl,loaded):
         for same in (df, text): assert (learn.get_preds(dl=same)[0] == p).all()
         for f,rows in ((learn.encode,other), (learn.test_dl,other), (learn.predict,other.iloc[3])):
-            with pytest.raises(ValueError, match="dates of column 'day' had .* in training.*col.dt.tz_localize"): f(rows)
+            with pytest.raises(ValueError, match="dates of column 'day' had .*col.dt.tz_localize"): f(rows)
         assert np.isfinite(quiet(learn.get_preds, dl=df.assign(day=pd.NaT))[0].numpy()).all()
     assert all((e.value.tz is None) == (zone is None) for e in tl.partial('day', n=3))
 
@@ -271,7 +271,7 @@ def test_the_data_are_those_of_fastais_own_set_up(ys, block):
         warnings.simplefilter('always')
         np.random.seed(1)
         ours = tabular_dls(df, ys, classes=classes, valid=lambda _: splits)
-        steps = [Tidy({'day': (None,False)}, classes), Categorify, FillMissing, Normalize]
+        steps = [Tidy({'day': (None,False,False)}, classes), Categorify, FillMissing, Normalize]
         made = [o for o in ours.cat_names if not o.endswith('_na')]
         where,own = len(said),np.random.rand()
         np.random.seed(1)

@@ -42,7 +42,7 @@ def ensemble(
     did not choose the weights, and everything that reports uses those; with `folds`, all of them. Raises
     `ValueError` for learners that do not share their data, and `TypeError` for data that hold no table. Caruana et al.,
     *Ensemble Selection from Libraries of Models*, 2004."""
-    odd = [m for m in learners if not isinstance(m, Learner)]
+    odd = [m for m in learners if not hasattr(m, 'dls')]
     if odd: raise TypeError(f"ensemble: {odd[0]!r:.60} is no learner; give fitted ones, ensemble(a, b)")
     if len(learners) < 2: raise ValueError(f"ensemble: {len(learners)} learners; give two or more")
     dls,learners = _shared_dls(learners, dls),list(learners)
