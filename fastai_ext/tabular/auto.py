@@ -50,7 +50,8 @@ def fit_tabular(
 )->EnsembleLearner:
     """A fitted `EnsembleLearner`: every member a bag of `folds` fits, weighted out of fold. `leaderboard()` reports on
     the rows of `valid`, which nothing saw. Raises what `tabular_dls` raises, `ValueError` for models that are not
-    known, and `KeyError` for a `time` that is no column."""
+    known and a `time` that has gaps or no order, `KeyError` for a `time` that is no column, and `TypeError` for
+    `kwargs` beside `dls`, which are made already."""
     start = perf_counter()
     if time_limit is not None and time_limit <= 0:
         raise ValueError(f"fit_tabular: time_limit={time_limit}; give seconds > 0, or None")

@@ -123,8 +123,8 @@ def dates_of(
     fmt=None,  # The format of dates that are text, such as '%d/%m/%y'
     zoned=None,# Must they have a time zone? None: as they are
 ):
-    """`col` as `datetime64[ns]` without a zone (UTC), whatever its unit. Raises `ValueError` for what is no date, for one
-    before 1678 or after 2262, and for dates with a zone where there must be none, or without"""
+    """`col` as `datetime64[ns]` without a zone (UTC), whatever its unit. Raises `ValueError` for what is no date, for
+    one before 1678 or after 2262, and for dates with a zone where there must be none, or without"""
     out = _parsed(col, fmt)
     has = getattr(out.dt, 'tz', None) is not None
     if zoned is not None and has != zoned and out.notna().any():
