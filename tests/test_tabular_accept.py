@@ -135,6 +135,22 @@ def test_folds_in_time_are_stretches_of_it():
     assert [b.tolist() for _,b in parts] == [[0,1,2,3], [4,5,6], [7,8,9]]
     assert all(sorted([*a, *b]) == list(range(10)) for a,b in parts)
 
+def test_a_member_that_fails_does_not_take_the_others_with_it():
+    def broken(dls): raise RuntimeError('no memory')
+    how = dict(folds=2, valid=.2, verbose=False, network=broken)
+    with pytest.warns(UserWarning, match=r"'network' failed and is left out \(RuntimeError: no memory\)"):
+        ens = fit_tabular(table(), 'y', models=['dt','network','extra'], **how)
+    assert ens.names == ['dt','extra'] and ens.validate()[0] > 0
+    with pytest.warns(UserWarning, match='left out'), pytest.raises(RuntimeError, match='no memory'):
+        fit_tabular(table(), 'y', models=['network'], **how)
+
+def test_a_loss_that_is_none_is_refused_after_the_first_member():
+    fits = []
+    def network(dls): fits.append(dls)
+    with pytest.raises(ValueError, match='give a number'):
+        fit_tabular(table(), 'y', models=['dt','network'], folds=2, verbose=False, network=network, loss=lambda p: p)
+    assert not fits
+
 def test_fit_tabular_keeps_later_rows_to_report():
     df = table().assign(day=np.random.RandomState(1).permutation(260)*1.)
     ens = fit_tabular(df, 'y', models=['dt','extra'], folds=3, valid=.1, time='day', verbose=False)

@@ -8,6 +8,7 @@ __all__ = ['fit_tabular']
 # %% ../../nbs/tabular/auto.ipynb #10940c59
 import importlib.util, itertools, warnings
 import numpy as np
+from functools import partial
 from time import perf_counter
 from .columns import dates_of
 from .dls import listed, tabular_dls
@@ -18,7 +19,7 @@ from .network import network_for
 from .several import fit_engine
 from .target import kind_of_target, loss_for, n_outputs, tensors
 from .trees import tree_learner
-from .weights import choose, loss_of_kind, rules
+from .weights import asked, choose, loss_of_kind, rules
 
 # %% ../../nbs/tabular/auto.ipynb #d118cc32
 order = ('lgbm','network','hist','catboost','rf','extra','xgb')  # what brings most for its time first
@@ -49,9 +50,10 @@ def fit_tabular(
     **kwargs           # To `tabular_dls`
 )->EnsembleLearner:
     """A fitted `EnsembleLearner`: every member a bag of `folds` fits, weighted out of fold. `leaderboard()` reports on
-    the rows of `valid`, which nothing saw. Raises what `tabular_dls` raises, `ValueError` for models that are not
-    known and a `time` that has gaps or no order, `KeyError` for a `time` that is no column, and `TypeError` for
-    `kwargs` beside `dls`, which are made already."""
+    the rows of `valid`, which nothing saw. A member that fails is left out with a warning. Raises
+    what `tabular_dls` raises, `ValueError` for models that are not known and a `time` that has gaps or no order,
+    `KeyError` for a `time` that is no column, `TypeError` for `kwargs` beside `dls`, which are made already, and the
+    error of the first member where all fail."""
     start = perf_counter()
     if time_limit is not None and time_limit <= 0:
         raise ValueError(f"fit_tabular: time_limit={time_limit}; give seconds > 0, or None")
@@ -69,18 +71,18 @@ def fit_tabular(
     targets = tensors(dls.train_ds, kind=='class')[1][0].numpy()
     parts = fold_positions(targets, folds or (5 if len(targets) < 50_000 else 3), kind, seed, time is not None)
     if time is not None: parts = parts[::-1]  # the latest first: `_tried` goes by it
-    done,oof,seconds = {},{},{}
+    done,oof,seconds,failed = {},{},{},None
     for name in names:
         left = None if time_limit is None else time_limit-(perf_counter()-start)
         if done and left is not None and left <= 0: break
         if not done and left is not None: left = max(left, time_limit/2)  # whatever the preparation took
         clock = _Clock(len(parts), left, first=not done)
-        with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', message='The given NumPy array is not writable')
-            if name=='network': res = bagged_network(clock.network(network), dls, parts, kind, name, clock.late)
-            else:
-                trees = _tried(tree_learner(dls, name, metrics, y_tfm=y_tfm, seed=seed), parts[0])
-                res = bagged(trees, parts, done=clock.late, step=clock.step)
+        make = network if name=='network' else partial(tree_learner, dls, name, metrics, y_tfm=y_tfm, seed=seed)
+        try: res = _bag(name, make, dls, parts, kind, clock)
+        except Exception as e:  # the others are not lost for it
+            failed = failed or e
+            warnings.warn(f"fit_tabular: '{name}' failed and is left out ({type(e).__name__}: {e})", stacklevel=2)
+            continue
         took = clock.used()
         if res is None:
             if verbose: print(f'{name:10} left out: it would not be done in time')
@@ -89,6 +91,8 @@ def fit_tabular(
         done[name],oof[name] = res
         seconds[name] = took
         if verbose: print(f'{name:10} {loss_of_kind(kind)(res[1], targets):.5g} out of fold, {took:.1f} s')
+        if loss is not None and len(done)==1: asked(loss, res[1], targets)  # refused before all the others
+    if not done: raise failed
     if len(done) == 1: weights = 'mean'
     if weights=='mean': w,mix,center = np.full(len(done), 1/len(done)),'mean',0.
     else: w,mix,center = choose(weights, list(oof.values()), targets, kind, 40, loss, seed)
@@ -139,6 +143,13 @@ def _order(col, dates):
         raise ValueError(f"fit_tabular: time={col.name!r} is text, whose order may be another than that of time; give "
                          f"its format, dates={{{col.name!r}: '%Y-%m-%d'}}")
     return col.reset_index(drop=True).sort_values(kind='stable').index.to_numpy()
+
+def _bag(name, make, dls, parts, kind, clock):
+    "(a learner of the fits of all folds, out-of-fold predictions), or None where it would be late"
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='The given NumPy array is not writable')
+        if name=='network': return bagged_network(clock.network(make), dls, parts, kind, name, clock.late)
+        return bagged(_tried(make(), parts[0]), parts, done=clock.late, step=clock.step)
 
 class _Clock:
     """What of `left` seconds the folds of a member have used. The first member must come to an end: each fold has its

@@ -159,17 +159,26 @@ def choose(
     of_mean,of_pool = loss(mean, y),loss(pooled(pool, preds, kind), y)
     return (pool,'pool',0.) if of_mean-of_pool > 1e-6*abs(of_mean) else (w,'mean',0.)
 
-def _check_loss(loss, preds, y, seed):
-    "Raise `ValueError` for a function that takes no arrays, gives no number, or becomes small for wrong predictions"
-    name,y = getattr(loss, '__name__', repr(loss)),np.asarray(y)
-    wrong = np.random.RandomState(seed).permutation(len(y))
-    try: right,mixed = ([float(loss(np.asarray(p)[i], y)) for p in preds] for i in (np.arange(len(y)), wrong))
+def asked(
+    loss, # (predictions, targets) -> a number
+    pred, # An array, rows x classes or targets
+    y,    # The targets
+):
+    "The number that `loss` gives; raises `ValueError` where it takes no arrays or gives none"
+    try: return float(loss(np.asarray(pred), np.asarray(y)))
     except (TypeError,AttributeError,ValueError,IndexError) as e:
-        raise ValueError(f"ensemble: loss={name} does not take arrays of predictions and targets and give a number "
-                         f"({type(e).__name__}: {e}); give for example "
+        raise ValueError(f"ensemble: loss={_name(loss)} does not take arrays of predictions and targets and give a "
+                         f"number ({type(e).__name__}: {e}); give for example "
                          "loss=lambda p,y: (p.argmax(1) != y.ravel()).mean()") from e
+
+def _name(f): return getattr(f, '__name__', repr(f))
+
+def _check_loss(loss, preds, y, seed):
+    "Raise `ValueError` for a function that is none, or that becomes small for wrong predictions"
+    wrong = np.random.RandomState(seed).permutation(len(y))
+    right,mixed = ([asked(loss, np.asarray(p)[i], y) for p in preds] for i in (np.arange(len(y)), wrong))
     if all(r > m for r,m in zip(right, mixed, strict=True)):
-        raise ValueError(f"ensemble: loss={name} is larger for these predictions than for shuffled ones, so it is no "
+        raise ValueError(f"ensemble: loss={_name(loss)} is larger for these predictions than for shuffled ones, so it is no "
                          "loss to make small; give its negative, or 1 minus it")
 
 def given_weights(

@@ -53,7 +53,8 @@ class XGB(Booster):
 
     def _matrix(self, x, y, args, wgts=None, ref=None):
         import xgboost as xgb
-        told = dict(label=y, weight=wgts, nthread=args.get('nthread'), feature_types=self.types(), enable_categorical=True)
+        told = dict(label=y, weight=wgts, feature_types=self.types(), enable_categorical=True,
+                    nthread=args.get('nthread'))
         plain = args.get('tree_method') in ('exact','approx') or args.get('booster')=='gblinear'
         if plain: return xgb.DMatrix(self.seen(x), **told)
         return xgb.QuantileDMatrix(self.seen(x), ref=ref, max_bin=args.get('max_bin', 256), **told)
