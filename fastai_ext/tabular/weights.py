@@ -178,8 +178,8 @@ def _check_loss(loss, preds, y, seed):
     wrong = np.random.RandomState(seed).permutation(len(y))
     right,mixed = ([asked(loss, np.asarray(p)[i], y) for p in preds] for i in (np.arange(len(y)), wrong))
     if all(r > m for r,m in zip(right, mixed, strict=True)):
-        raise ValueError(f"ensemble: loss={_name(loss)} is larger for these predictions than for shuffled ones, so it is no "
-                         "loss to make small; give its negative, or 1 minus it")
+        raise ValueError(f"ensemble: loss={_name(loss)} is larger for these predictions than for shuffled ones, so it "
+                         "is no loss to make small; give its negative, or 1 minus it")
 
 def given_weights(
     weights, # A number >= 0 for each member
