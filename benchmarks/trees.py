@@ -248,7 +248,7 @@ def main():
     p.add_argument('--rounds', type=int, default=2000)
     p.add_argument('--folds', type=int, default=4)
     p.add_argument('--engines', nargs='+', default=['rf','extra','hist','xgb','lgbm','catboost'])
-    p.add_argument('--members', nargs='+', default=['lgbm','hist','catboost','rf','extra','xgb','network'])
+    p.add_argument('--members', nargs='+', help='of fit_tabular, in this order; all by default')
     p.add_argument('--limit', type=float, help='seconds for fit_tabular')
     p.add_argument('--only', nargs='+')
     p.add_argument('--what', nargs='+', default=['engines','ensemble','costs'])

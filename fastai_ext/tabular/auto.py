@@ -22,7 +22,7 @@ from .trees import tree_learner
 from .weights import asked, choose, loss_of_kind, rules
 
 # %% ../../nbs/tabular/auto.ipynb #d118cc32
-order = ('lgbm','network','hist','catboost','rf','extra','xgb')  # what brings most for its time first
+order = ('lgbm','catboost','xgb','hist','network','rf','extra')  # what brings most for its time first
 
 def installed(
     name, # Name of an engine
@@ -74,9 +74,12 @@ def fit_tabular(
     done,oof,seconds,failed = {},{},{},None
     for name in names:
         left = None if time_limit is None else time_limit-(perf_counter()-start)
-        if done and left is not None and left <= 0: break
+        shared = not done or name=='network' and network is network_for
+        if done and left is not None and left <= (time_limit/6 if shared else 0):  # in less no network learns much
+            if verbose: print(f'{name:10} left out: it would not be done in time')
+            continue
         if not done and left is not None: left = max(left, time_limit/2)  # whatever the preparation took
-        clock = _Clock(len(parts), left, first=not done)
+        clock = _Clock(len(parts), left, shared)
         make = network if name=='network' else partial(tree_learner, dls, name, metrics, y_tfm=y_tfm, seed=seed)
         try: res = _bag(name, make, dls, parts, kind, clock)
         except Exception as e:  # the others are not lost for it
@@ -152,21 +155,21 @@ def _bag(name, make, dls, parts, kind, clock):
         return bagged(_tried(make(), parts[0]), parts, done=clock.late, step=clock.step)
 
 class _Clock:
-    """What of `left` seconds the folds of a member have used. The first member must come to an end: each fold has its
-    share, and the network or boosting ends there. Another is left out as soon as it would be late"""
-    def __init__(self, folds, left, first):
-        self.folds,self.left,self.first = folds,left,first
+    """What of `left` seconds the folds of a member have used. A network can be shortened, and the first member must
+    come to an end: each fold has its share and ends there. Another is left out as soon as it would be late"""
+    def __init__(self, folds, left, shared):
+        self.folds,self.left,self.shared = folds,left,shared
         self.begun,self.cut = perf_counter(),set()
 
     def used(self): return perf_counter()-self.begun
 
     def until(self, i):
         "When fold `i` must end, in seconds since the begin"
-        return self.left*((i+1)/self.folds if self.first else 1)
+        return self.left*((i+1)/self.folds if self.shared else 1)
 
     def late(self, i):
         "After fold `i`: would all take too long?"
-        if self.left is None or self.first or i+1==self.folds: return False
+        if self.left is None or self.shared or i+1==self.folds: return False
         return self.used()/(i+1)*self.folds > self.left
 
     def step(self, i):
