@@ -13,9 +13,10 @@ from fastai.metrics import accuracy, rmse
 from fastai.tabular.core import Categorify, FillMissing, Normalize, TabularPandas, TabularProc
 from fastai.tabular.learner import tabular_learner
 from hypothesis import HealthCheck, given, settings, strategies as st
-from sklearn.ensemble import (ExtraTreesRegressor, HistGradientBoostingRegressor, RandomForestClassifier,
-                              RandomForestRegressor)
+from sklearn.ensemble import (BaggingClassifier, ExtraTreesRegressor, HistGradientBoostingRegressor,
+                              RandomForestClassifier, RandomForestRegressor)
 from sklearn.linear_model import Ridge
+from sklearn.naive_bayes import GaussianNB
 from fastai_ext.tabular.engines import engines
 from fastai_ext.tabular.dls import tabular_dls
 from fastai_ext.tabular.embed import embed_features
@@ -702,6 +703,13 @@ def test_a_clone_on_other_data_is_a_learner_of_those(name):
         two = grown(name, classes).clone(tabular_dls(many.assign(y=many.k.where(many.k < 'c', 'z')), 'y'))
         with two.no_bar(), two.no_logging(): two.fit(patience=10)
         assert two.get_preds()[0].shape[1] == 3
+
+def test_seed_and_threads_reach_an_estimator_that_leaves_them_open():
+    def made(est, **kwargs): return grown(est, data('two'), **kwargs).model.est
+    assert made(BaggingClassifier(n_estimators=3), seed=5, n_jobs=1).get_params(False)['random_state'] == 5
+    own = made(BaggingClassifier(n_estimators=3, random_state=1, n_jobs=1), seed=5, n_jobs=2)
+    assert (own.random_state, own.n_jobs) == (1,1)
+    with pytest.raises(ValueError, match='GaussianNB has no n_jobs'): tree_learner(data('two'), GaussianNB(), n_jobs=2)
 
 def test_levels_of_two_types_come_as_they_are():
     df = table()[['a','value']].assign(mixed=[1,'x']*200)

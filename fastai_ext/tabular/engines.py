@@ -54,6 +54,8 @@ def engine_of(
         return engines[name](task, seed, native, monotone, jobs if n_jobs is None else n_jobs, **params)
     if native or monotone:
         raise ValueError(f"tree_learner: native and monotone are for the engines by name; give them to {own}(…)")
+    if n_jobs is not None and 'n_jobs' not in model.get_params(deep=False):
+        raise ValueError(f"tree_learner: {own} has no n_jobs; leave it out")
     return Estimator(task, seed, n_jobs=n_jobs, estimator=model)
 
 # %% ../../nbs/tabular/engines.ipynb #46bf52c0

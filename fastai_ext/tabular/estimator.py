@@ -18,10 +18,10 @@ class Estimator(Engine):
 
     def __init__(self,
         task,           # What is learned from which columns
-        seed=0,         # Kept only: the estimator's own `random_state` decides
+        seed=0,         # Its `random_state`, where it has one that is None
         native=None,    # Only None or False: it sees categories by their codes
         monotone=None,  # Only None or empty: it takes no constraints
-        n_jobs=None,    # Kept only: the estimator's own `n_jobs` decides
+        n_jobs=None,    # Its `n_jobs`, where that is None
         estimator=None, # The estimator, which is cloned; None: `restore` will bring one
         **params        # Kept only: the estimator has its arguments
     ):
@@ -30,9 +30,11 @@ class Estimator(Engine):
         if estimator is not None: self.estimator,self.name = clone(estimator),type(estimator).__name__
 
     def make(self):
-        "A new estimator of the same arguments"
+        "A new estimator of the same arguments; seed and threads are filled in where it leaves them open"
         from sklearn.base import clone
-        return clone(self.estimator)
+        held = self.estimator.get_params(deep=False)
+        own = dict(random_state=self.seed, n_jobs=self.n_jobs)
+        return clone(self.estimator).set_params(**{k:v for k,v in own.items() if k in held and held[k] is None})
 
     @property
     def gaps(self):
@@ -60,7 +62,7 @@ class Estimator(Engine):
 
     def on(self, task, seed=None):
         "An unfitted engine of the same estimator"
-        return type(self)(task, self.seed, n_jobs=self.n_jobs, estimator=self.estimator)
+        return type(self)(task, self.seed if seed is None else seed, n_jobs=self.n_jobs, estimator=self.estimator)
 
     def state(self):
         "The estimator in the format of skops, which runs no code of a stranger"
