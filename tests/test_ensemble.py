@@ -198,7 +198,7 @@ def test_what_columns_add_to_a_pool_of_boosters_is_exact(make):
     with pytest.raises(NotImplementedError, match='call shap'): ens.contributions(row)
     ens.model.how,ens.model.weights = 'pool',np.array([.5,.2,.3])
     adds,p = [ens.contributions(row, target=c) for c in dls.vocab],ens.predict(row)[2].numpy()
-    assert 'log-odds' in adds[0].what
+    assert 'log-odds' in adds[0].what and 'mean of logarithms of probabilities' in ens.summary()
     scores = np.array([a.prediction for a in adds])
     assert all(np.isclose(a.base+sum(s.adds for s in a), a.prediction) for a in adds)
     assert np.allclose(scores, special.logit(p) if len(p)==2 else scores.mean()+np.log(p)-np.log(p).mean(), atol=1e-4)

@@ -143,6 +143,8 @@ def test_a_member_that_fails_does_not_take_the_others_with_it():
     assert ens.names == ['dt','extra'] and ens.validate()[0] > 0
     with pytest.warns(UserWarning, match='left out'), pytest.raises(RuntimeError, match='no memory'):
         fit_tabular(table(), 'y', models=['network'], **how)
+    with pytest.raises(ValueError, match='y_tfm is a pair'):  # what is asked wrongly is no failure
+        fit_tabular(table(), 'y', models=['dt','extra'], y_tfm=np.log, **how)
 
 def test_a_loss_that_is_none_is_refused_after_the_first_member():
     fits = []

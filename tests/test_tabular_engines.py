@@ -558,19 +558,6 @@ def test_instances_of_forests_are_scikit_learn_s(fitted):
     with pytest.raises(ValueError, match='give a regressor'): tree_learner(data(), RandomForestClassifier())
     with pytest.raises(ValueError, match='for the engines by name'): tree_learner(data(), Ridge(), monotone=dict(a=1))
 
-@pytest.mark.parametrize('name', boosters)
-def test_contributions_to_the_first_of_two_classes_are_the_opposite_of_those_to_the_second(name):
-    "Boosters know the log-odds of the second alone"
-    tl,row = grown(name, data('two')),table().iloc[310]
-    p = tl.predict(row)[2].numpy()
-    for c,other in zip(p, p[::-1], strict=True):
-        target = tl.dls.vocab[int(c != p[0])]
-        why = tl.contributions(row, target=target)
-        assert np.isclose(why.prediction, np.log(c/other), atol=1e-4) and why.what == f'log-odds of {target}'
-        if name == 'hist': continue  # its SHAP values are those of the predictions
-        e = tl.shap(table()[310:311], target=target)
-        assert np.isclose(e.values.sum()+e.base_values[0], np.log(c/other), atol=1e-4)
-
 # SHAP values
 
 @pytest.mark.parametrize('name', ('dt','rf','extra'))

@@ -8,12 +8,12 @@ __all__ = ['fit_tabular']
 # %% ../../nbs/tabular/auto.ipynb #10940c59
 import importlib.util, itertools, warnings
 import numpy as np
-from functools import partial
 from time import perf_counter
 from .columns import dates_of
 from .dls import listed, tabular_dls
 from .engines import engines
 from .folds import bagged, bagged_network, fold_positions
+from .grow import TreeLearner
 from .members import EnsembleLearner, EnsembleModel
 from .network import network_for
 from .several import fit_engine
@@ -80,8 +80,8 @@ def fit_tabular(
             continue
         if not done and left is not None: left = max(left, time_limit/2)  # whatever the preparation took
         clock = _Clock(len(parts), left, shared)
-        make = network if name=='network' else partial(tree_learner, dls, name, metrics, y_tfm=y_tfm, seed=seed)
-        try: res = _bag(name, make, dls, parts, kind, clock)
+        trees = None if name=='network' else tree_learner(dls, name, metrics, y_tfm=y_tfm, seed=seed)
+        try: res = _bag(trees or clock.network(network), dls, parts, kind, clock)
         except Exception as e:  # the others are not lost for it
             failed = failed or e
             warnings.warn(f"fit_tabular: '{name}' failed and is left out ({type(e).__name__}: {e})", stacklevel=2)
@@ -147,12 +147,12 @@ def _order(col, dates):
                          f"its format, dates={{{col.name!r}: '%Y-%m-%d'}}")
     return col.reset_index(drop=True).sort_values(kind='stable').index.to_numpy()
 
-def _bag(name, make, dls, parts, kind, clock):
+def _bag(what, dls, parts, kind, clock):
     "(a learner of the fits of all folds, out-of-fold predictions), or None where it would be late"
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='The given NumPy array is not writable')
-        if name=='network': return bagged_network(clock.network(make), dls, parts, kind, name, clock.late)
-        return bagged(_tried(make(), parts[0]), parts, done=clock.late, step=clock.step)
+        if not isinstance(what, TreeLearner): return bagged_network(what, dls, parts, kind, done=clock.late)
+        return bagged(_tried(what, parts[0]), parts, done=clock.late, step=clock.step)
 
 class _Clock:
     """What of `left` seconds the folds of a member have used. A network can be shortened, and the first member must

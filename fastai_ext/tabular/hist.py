@@ -10,6 +10,7 @@ import copy
 import numpy as np
 from .engine import Engine, missing_codes, two_classes
 from .nodes import along_paths, damaged, lead_down
+from .target import from_logs
 
 # %% ../../nbs/tabular/hist.ipynb #50763856
 class Hist(Engine):
@@ -52,7 +53,7 @@ class Hist(Engine):
             valid = _of_known_classes(valid, y, self.task.kind)
             patience = patience if len(valid[0]) else None
         more = {} if patience is None else dict(X_val=self.seen(valid[0]), y_val=valid[1])
-        with threadpool_limits(self.threads(len(x)), user_api='openmp'):
+        with threadpool_limits(self.n_jobs or self.threads(len(x)), user_api='openmp'):
             self.est = self.make(valid, patience).fit(self.seen(x), y, sample_weight=wgts, **more)
         self.est._predictors = self.est._predictors[:self._best(patience)]
         prep = self.est._preprocessor
@@ -132,7 +133,7 @@ class Hist(Engine):
         if self.task.kind=='value': return np.exp(raw) if self.settings().get('loss') in ('poisson','gamma') else raw
         res = np.zeros((len(x), self.task.n_out))
         if len(self.labels)==1: probs = np.ones_like(raw)
-        else: probs = two_classes(1/(1+np.exp(-raw))) if raw.shape[1]==1 else softmax(raw)
+        else: probs = two_classes(1/(1+np.exp(-raw))) if raw.shape[1]==1 else from_logs(raw, 'class')
         res[:, self.labels.astype(int)] = probs
         return res
 
@@ -192,11 +193,6 @@ def _of_known_classes(valid, y, kind):
     if kind=='value': return valid
     known = np.isin(valid[1], y)
     return valid[0][known],valid[1][known]
-
-def softmax(raw):
-    "Probabilities of the classes, rows x classes, from `raw`, their scores"
-    e = np.exp(raw-raw.max(1, keepdims=True))
-    return e/e.sum(1, keepdims=True)
 
 def node_means(
     nodes, # The nodes of a tree of scikit-learn's boosting, which are above their children

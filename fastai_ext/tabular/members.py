@@ -143,10 +143,12 @@ class EnsembleLearner(TableLearner):
         return torch.from_numpy(x[:,:k].astype('int64')), torch.from_numpy(np.ascontiguousarray(x[:,k:]))
 
     def summary(self):
-        "The members and their weights"
+        "The members, their weights, and how they are mixed"
         members = zip(self.names, self.model.members, strict=True)
         each = [f'{n}: {m.model.engine!r}' if hasattr(m.model, 'engine') else n for n,m in members]
-        return Text('\n'.join([repr(self), *each]))
+        what = 'predictions' if self.model.how=='mean' else 'values about their mean' if self.model.kind=='value' else \
+            'logarithms of probabilities, normed'
+        return Text('\n'.join([repr(self), f'mixed: the weighted mean of {what}', *each]))
 
     def leaderboard(self,
         dl=None, # Further rows with targets, as a frame; by default those that the ensemble reports
